@@ -1,0 +1,66 @@
+# `make demo` and `make test` need Python 3.11 or newer and make; they keep their packages in .venv.
+PYTHON ?= python3
+VENV   ?= .venv
+PROFILE ?= full
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test test-tflite-runtime check bundles bench clean
+
+demo: $(VENV)/.demo
+	@$(BIN)/edge demo $(ARGS)
+
+# At a desk without torch; with CI=true everything is installed and run, and nothing may skip.
+ifeq ($(CI),true)
+test: $(VENV)/.convert $(VENV)/.dev test-tflite-runtime
+	@$(BIN)/python -m pytest $(ARGS)
+else
+test: $(VENV)/.test
+	@$(BIN)/python -m pytest $(ARGS)
+endif
+
+# tflite-runtime cannot share an environment with numpy 2, and has no wheel after Python 3.11.
+test-tflite-runtime: .venv-tflite-runtime/.ready
+	@EDGE_TFLITE=tflite-runtime .venv-tflite-runtime/bin/python -m pytest \
+		tests/e2e/test_engines_agree.py $(ARGS)
+
+.venv-tflite-runtime/.ready: pyproject.toml
+	@echo "installing edgewright[tflite-runtime] into .venv-tflite-runtime ..."
+	@$(PYTHON) -m venv .venv-tflite-runtime
+	@.venv-tflite-runtime/bin/python -m pip --disable-pip-version-check --quiet install \
+		--editable '.[tflite-runtime]' 'opencv-python-headless==4.11.*' pytest pytest-timeout
+	@touch $@
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bundles: $(VENV)/.convert
+	$(BIN)/edge convert models/wrist_activity
+	$(BIN)/edge convert models/meter_reader
+
+bench: $(VENV)/.demo
+	$(BIN)/python bench/frame.py $(ARGS)
+
+clean:
+	rm -rf .venv .venv-tflite-runtime build dist *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is older than Python 3.11; run: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(BIN)/python pyproject.toml
+	@echo "installing edgewright[$*] into $(VENV) ..."
+	@$(PIP) install --editable '.[$*]'
+	@touch $@
+
+# torch comes first and alone, from the index of CPU builds where pip knows one: what follows
+# would otherwise bring its own choice, with several GB of CUDA.
+$(VENV)/.convert: $(BIN)/python pyproject.toml
+	@echo "installing torch and edgewright[convert,test] into $(VENV) ..."
+	@$(PIP) install --constraint convert/constraints.txt torch
+	@$(PIP) install --constraint convert/constraints.txt --editable '.[convert,test]'
+	@touch $@

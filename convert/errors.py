@@ -1,0 +1,11 @@
+"""What can go wrong here beyond a wrong recipe (ConfigError) and a refused bundle (BundleError)."""
+
+from __future__ import annotations
+
+from edge.errors import EdgeError
+
+
+class ConversionError(EdgeError):
+    """The recipe's own code, or a converter, failed; mend what the message names."""
+
+    exit_code = 8

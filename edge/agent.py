@@ -1,0 +1,262 @@
+"""The agent: every worker of a device in one table; signals, health and an orderly end.
+
+Order of a stop: pipelines end, the outbox commits what they left, senders get `drain_s` to deliver
+it, then everything is closed. A worker that dies unexpectedly ends the agent; what is committed
+stays in the outbox.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from edge import board, seams
+from edge.clock import Clock
+from edge.config import Config
+from edge.engines.host import Hosts
+from edge.errors import ConfigError, EdgeError, SinkError
+from edge.outbox import Outbox
+from edge.pipeline import Pipeline
+from edge.sender import Sender
+from edge.status import StatusServer
+from edge.wire import Event, State, Telemetry
+
+_TICK_S = 0.2
+_JOIN_S = 3.0
+_FILE_APPEND_S = 60.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Worker:
+    """One thread: its name and what it runs until the event is set."""
+
+    name: str
+    run: Callable[[threading.Event], None]
+
+
+class Agent:
+    """Runs the pipelines and sinks of one edge.toml in this process."""
+
+    def __init__(self, config: Config) -> None:
+        """Build everything, open bundles, engines and the outbox; nothing runs yet.
+
+        Raises what stands in the way: ConfigError, BundleError, EngineError, OutboxError.
+        """
+        self._config = config
+        self._clock = Clock()
+        self._hosts = Hosts()
+        self._started_s = time.monotonic()
+        self.pipelines: list[Pipeline] = []
+        try:
+            for pipeline in config.pipelines:
+                self.pipelines.append(_build_pipeline(config, pipeline, self._hosts, self._clock))
+            sinks = {
+                sink.name: seams.find("sinks", sink.type)(sink.options, device=config.device.id)
+                for sink in config.sinks
+            }
+            self.outbox = Outbox(
+                Path(config.device.state_dir),
+                list(sinks),
+                device=config.device.id,
+                commit_s=config.device.commit_ms / 1000,
+                max_pending=config.device.max_pending_events,
+            )
+        except BaseException:
+            self._close_pipelines()
+            raise
+        self.senders = [
+            Sender(name, sink, self.outbox, self._describe) for name, sink in sinks.items()
+        ]
+        self._failure: BaseException | None = None
+        self._ended = threading.Event()
+
+    def run(self, stop: threading.Event) -> None:
+        """Run until `stop`, until every source has ended, or until a worker dies.
+
+        Raises what the worker died of; SinkError when all sources ended and events are left.
+        """
+        stop_pipelines, stop_services = threading.Event(), threading.Event()
+        pipelines = [
+            Worker(f"pipeline-{pipeline.name}", self._pipeline_worker(pipeline))
+            for pipeline in self.pipelines
+        ]
+        services = [
+            *(Worker(f"sender-{sender.name}", sender.run) for sender in self.senders),
+            Worker("reporter", self._report),
+            Worker("status", StatusServer(Path(self._config.device.state_dir), self.status).run),
+        ]
+        service_threads = [self._start(worker, stop_services) for worker in services]
+        pipeline_threads = [self._start(worker, stop_pipelines) for worker in pipelines]
+        try:
+            while not stop.is_set() and self._failure is None:
+                if not any(thread.is_alive() for thread in pipeline_threads):
+                    break
+                stop.wait(_TICK_S)
+            asked = stop.is_set()
+            stop_pipelines.set()
+            _join(pipeline_threads)
+            left = self._drain(stop if not asked else threading.Event())
+        finally:
+            stop_services.set()
+            stop_pipelines.set()
+            _join(service_threads)
+            self._close_pipelines()
+            self.outbox.close()
+        if self._failure is not None:
+            raise self._failure
+        if left and not asked:
+            raise SinkError(f"{left} events are not delivered yet; they stay in the outbox")
+
+    def status(self) -> dict[str, Any]:
+        """What `edge status` shows; `problems` is empty when all is well."""
+        pipelines = {}
+        problems = []
+        for pipeline in self.pipelines:
+            state, stats = pipeline.state, pipeline.telemetry
+            idle_s = pipeline.stats.idle_s(since_s=self._started_s)
+            stalled = idle_s > self._config.device.stall_s and state.source.state != "ended"
+            if stalled or state.source.state in ("lost", "failed"):
+                detail = f": {state.source.detail}" if state.source.detail else ""
+                problems.append(
+                    f"pipeline {pipeline.name}: source {state.source.state}{detail},"
+                    f" no frame for {idle_s:.0f} s"
+                )
+            pipelines[pipeline.name] = {
+                "engine": state.engine,
+                "source": state.source.state,
+                "frames": stats.frames,
+                "drops": stats.drops,
+                "bad_frames": stats.bad_frames,
+                "events": stats.events,
+                "fps": stats.fps,
+                "idle_s": round(idle_s, 1),
+            }
+        sinks = {}
+        for sender in self.senders:
+            if not sender.connected:
+                problems.append(f"sink {sender.name}: {sender.problem}")
+            sinks[sender.name] = {
+                "connected": sender.connected,
+                "confirmed": sender.confirmed,
+                "outbox_depth": self.outbox.depth(sender.name),
+            }
+        if self.outbox.drops:
+            problems.append(f"outbox: {self.outbox.drops} events dropped; is the disk full?")
+        return {
+            "device": self._config.device.id,
+            "ok": not problems,
+            "problems": problems,
+            "pipelines": pipelines,
+            "sinks": sinks,
+            "outbox_drops": self.outbox.drops,
+        }
+
+    # ---- workers
+
+    def _pipeline_worker(self, pipeline: Pipeline) -> Callable[[threading.Event], None]:
+        def append(event: Event, live: bool) -> bool:
+            return self.outbox.append(event, timeout_s=0.0 if live else _FILE_APPEND_S)
+
+        return lambda stop: pipeline.run(append, stop)
+
+    def _report(self, stop: threading.Event) -> None:
+        """Send the state when it changes, and telemetry every `telemetry_s`."""
+        told = None
+        due_s = time.monotonic() + self._config.device.telemetry_s
+        while not stop.wait(1.0):
+            states = {pipeline.name: pipeline.state for pipeline in self.pipelines}
+            if told is not None and states != told:
+                for sender in self.senders:
+                    sender.announce()
+            told = states
+            if time.monotonic() >= due_s:
+                due_s = time.monotonic() + self._config.device.telemetry_s
+                for sender in self.senders:
+                    sender.report(self._telemetry())
+
+    def _start(self, worker: Worker, stop: threading.Event) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                worker.run(stop)
+            except EdgeError as error:
+                self._failure = self._failure or error
+            except BaseException as error:
+                log.exception("%s died", worker.name)
+                self._failure = self._failure or error
+
+        thread = threading.Thread(target=guarded, name=worker.name, daemon=True)
+        thread.start()
+        return thread
+
+    # ---- what is told
+
+    def _describe(self, connection: int) -> State:
+        return State(
+            device=self._config.device.id,
+            online=True,
+            connection=connection,
+            version=package_version(),
+            epoch=self.outbox.epoch,
+            pipelines={pipeline.name: pipeline.state for pipeline in self.pipelines},
+        )
+
+    def _telemetry(self) -> Telemetry:
+        clock = self._clock
+        return Telemetry(
+            device=self._config.device.id,
+            time=clock.stamp(mono_ns=clock.mono_ns(), wall_ns=clock.wall_ns()),
+            pipelines={pipeline.name: pipeline.telemetry for pipeline in self.pipelines},
+            outbox={sender.name: self.outbox.depth(sender.name) for sender in self.senders},
+            outbox_drops=self.outbox.drops,
+            memory_mb=board.memory_mb(),
+            temperature_c=board.temperature_c(),
+        )
+
+    # ---- the end
+
+    def _drain(self, hurry: threading.Event) -> int:
+        """Let the senders deliver what is left; returns how many events remain."""
+        self.outbox.flush(_JOIN_S)
+        deadline = time.monotonic() + self._config.device.drain_s
+        while True:
+            left = max((self.outbox.depth(sender.name) for sender in self.senders), default=0)
+            if not left or time.monotonic() >= deadline or hurry.is_set():
+                return left
+            time.sleep(0.02)
+
+    def _close_pipelines(self) -> None:
+        for pipeline in self.pipelines:
+            pipeline.close()
+        self._hosts.close()
+
+
+def package_version() -> str:
+    """The installed version of Edgewright."""
+    try:
+        return version("edgewright")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _build_pipeline(config: Config, pipeline: Any, hosts: Hosts, clock: Clock) -> Pipeline:
+    try:
+        return Pipeline.from_config(pipeline, hosts=hosts, clock=clock)
+    except ConfigError as error:
+        where = f"{config.path}: pipeline {pipeline.name}"
+        raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    deadline = time.monotonic() + _JOIN_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():
+            log.warning("%s did not end in time and is left behind", thread.name)

@@ -1,0 +1,135 @@
+"""Try everything that an edge.toml names, without running it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from edge import golden, seams
+from edge.clock import Clock
+from edge.config import Config, PipelineConfig, SinkConfig
+from edge.engines.host import Hosts
+from edge.errors import BundleError, EdgeError, FrameError, OutboxError, SourceError
+from edge.pipeline import Pipeline
+from edge.seams import EndOfStream
+
+SOURCE_S = 15.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was tried: `exit_code` 0 when it is well."""
+
+    what: str
+    detail: str
+    exit_code: int = 0
+
+
+def try_everything(config: Config, *, source_s: float = SOURCE_S) -> Iterator[Finding]:
+    """Findings one by one: bundle, engine with golden cases and source of each pipeline; sinks;
+    the state directory."""
+    hosts = Hosts()
+    try:
+        for pipeline in config.pipelines:
+            yield from _try_pipeline(pipeline, hosts, source_s)
+    finally:
+        hosts.close()
+    for sink in config.sinks:
+        yield _try(f"sink {sink.name}", lambda sink=sink: _connect(sink, config.device.id))
+    yield _try("state_dir", lambda: _writable(Path(config.device.state_dir)))
+
+
+def _try_pipeline(config: PipelineConfig, hosts: Hosts, source_s: float) -> Iterator[Finding]:
+    name = f"pipeline {config.name}"
+    try:
+        pipeline = Pipeline.from_config(config, hosts=hosts, clock=Clock())
+    except EdgeError as error:
+        yield Finding(what=name, detail=str(error), exit_code=error.exit_code)
+        return
+    with pipeline:
+        model = pipeline.model
+        yield _try(
+            f"{name}: model",
+            lambda: (
+                f"{model.manifest.name} {model.variant.name} on {model.engine},"
+                f" {_golden(pipeline)} golden cases right"
+            ),
+        )
+        yield _try(f"{name}: source", lambda: _first_frame(pipeline.source, source_s))
+
+
+def _try(what: str, action: object) -> Finding:
+    try:
+        return Finding(what=what, detail=action())  # type: ignore[operator]
+    except EdgeError as error:
+        return Finding(what=what, detail=str(error), exit_code=error.exit_code)
+
+
+def _golden(pipeline: Pipeline) -> int:
+    results = golden.check(pipeline.model)
+    for result in results:
+        if not result.passed:
+            raise BundleError(
+                f"golden case {result.case} is wrong on {pipeline.model.engine}:"
+                f" {result.measured}; this engine cannot be trusted with this model"
+            )
+    return len(results)
+
+
+def _first_frame(source: seams.Source, source_s: float) -> str:
+    """Read one usable frame. A source stuck in a native call is left behind after the deadline."""
+    outcome: list[str | EdgeError] = []
+
+    def read() -> None:
+        deadline = time.monotonic() + source_s
+        while time.monotonic() < deadline:
+            try:
+                frame = source.read(0.2)
+            except FrameError:
+                continue
+            except EndOfStream:
+                outcome.append(SourceError("ended without a usable frame"))
+                return
+            except EdgeError as error:
+                outcome.append(error)
+                return
+            if frame is not None:
+                shape = "x".join(map(str, frame.data.shape))
+                outcome.append(f"gives {frame.data.dtype} {shape}")
+                return
+            if source.state.state == "lost":
+                outcome.append(SourceError(source.state.detail))
+                return
+
+    thread = threading.Thread(target=read, name="check-source", daemon=True)
+    thread.start()
+    thread.join(source_s)
+    if not outcome:
+        raise SourceError(f"no frame within {source_s:g} s")
+    if isinstance(outcome[0], EdgeError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _connect(config: SinkConfig, device: str) -> str:
+    sink: seams.Sink = seams.find("sinks", config.type)(config.options, device=device)
+    try:
+        sink.open(None)
+    finally:
+        sink.close()
+    return "can be reached"
+
+
+def _writable(folder: Path) -> str:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".check-{os.getpid()}"
+        probe.write_bytes(b"edge")
+        probe.unlink()
+    except OSError as error:
+        raise OutboxError(f"{folder}: cannot be written: {error.strerror}") from error
+    return f"{folder} can be written"

@@ -1,0 +1,91 @@
+"""The command `edge`: one file a command, loaded when it is used.
+
+Commands are found in the table below and in the entry points `edge.commands`. Exit codes: 0 done,
+1 unexpected, 2 configuration or usage, 3 bundle, 4 source, 5 engine, 6 sink, 7 outbox, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import sys
+import traceback
+
+import click
+
+from edge.errors import ConfigError, EdgeError
+
+COMMANDS = {
+    "check": "edge.cli.check",
+    "completion": "edge.cli.completion",
+    "config-schema": "edge.cli.schemas:config_schema",
+    "demo": "edge.cli.demo",
+    "doctor": "edge.cli.doctor",
+    "event-schema": "edge.cli.schemas:event_schema",
+    "init": "edge.cli.init",
+    "inspect": "edge.cli.inspect",
+    "run": "edge.cli.run",
+    "status": "edge.cli.status",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*COMMANDS, *(point.name for point in _installed())})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = COMMANDS.get(cmd_name)
+        if place is not None:
+            module, _, attribute = place.partition(":")
+            command: click.Command = getattr(
+                importlib.import_module(module), attribute or "command"
+            )
+            return command
+        for point in _installed():
+            if point.name == cmd_name:
+                loaded: click.Command = point.load()
+                return loaded
+        return None
+
+
+def _installed() -> tuple[importlib.metadata.EntryPoint, ...]:
+    return tuple(importlib.metadata.entry_points(group="edge.commands"))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgewright", prog_name="edge")
+def edge() -> None:
+    """From a trained model to a fleet of small devices."""
+
+
+def main() -> None:
+    """Run the command line; ends the process with the documented exit code."""
+    try:
+        edge.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except EdgeError as error:
+        problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+        for problem in problems:
+            click.echo(f"edge: {problem}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("EDGE_DEBUG"):
+            traceback.print_exc()
+        click.echo(
+            f"edge: unexpected {type(error).__name__}: {error}"
+            " (a bug; EDGE_DEBUG=1 shows where it happened)",
+            err=True,
+        )
+        sys.exit(1)

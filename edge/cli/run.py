@@ -1,0 +1,54 @@
+"""`edge run`: run an edge.toml, under a small supervising parent."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType
+
+import click
+
+from edge import config as configuration
+from edge.cli import logs
+
+
+@click.command("run")
+@click.argument("config", default="edge.toml", type=click.Path(dir_okay=False))
+@click.option("--no-supervise", is_flag=True, help="Run without the parent that restarts it.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
+@click.option("-v", "--verbose", is_flag=True, help="Log details.")
+def command(config: str, no_supervise: bool, log_format: str, verbose: bool) -> None:
+    """Run the pipelines of CONFIG (default: edge.toml) until they end or are stopped.
+
+    SIGTERM and Ctrl-C stop it in order: pipelines end, the outbox is written, sinks get
+    device.drain_s to deliver it. A second one stops at once. What is not delivered stays in the
+    outbox. An agent that dies is restarted with back-off; use --no-supervise under systemd or in
+    a container.
+    """
+    logs.configure(log_format, verbose=verbose)
+    loaded = configuration.load(config)
+    if not no_supervise:
+        from edge import supervisor
+
+        arguments = [config, "--no-supervise", "--log-format", log_format]
+        sys.exit(supervisor.run([*arguments, *(["--verbose"] if verbose else [])]))
+    stop = stop_on_signals()
+    from edge.agent import Agent
+
+    agent = Agent(loaded)
+    agent.run(stop)
+
+
+def stop_on_signals() -> threading.Event:
+    """Set at the first SIGTERM or SIGINT; the second one ends the process at once."""
+    stop = threading.Event()
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+    return stop

@@ -1,0 +1,142 @@
+"""Golden cases: known inputs with the answers that are expected of a variant on this machine."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edge.bundle import Bundle
+from edge.errors import BundleError
+from edge.manifest import GoldenCase
+from edge.model import Model
+from edge.types import Array, Classification, Detections, Prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenResult:
+    """How one case went: what was measured against which bound."""
+
+    case: str
+    kind: str
+    passed: bool
+    measured: dict[str, float]
+
+
+def check(model: Model) -> list[GoldenResult]:
+    """Run every golden case that applies to the model's variant, on the engine in use.
+
+    Cases of kind `reference` and `raw` belong to all variants unless they name one.
+    """
+    return [
+        _check_case(model, case)
+        for case in model.manifest.golden
+        if case.variant in ("", model.variant.name)
+    ]
+
+
+def read_array(bundle: Bundle, path: str) -> Array:
+    """An array from a bundle's .npy, or a picture (uint8 [H, W, 3] BGR) from its .png."""
+    data = bundle.read(path)
+    if path.endswith(".png"):
+        import cv2
+
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        if picture is None:
+            raise BundleError(f"{bundle.path}: {path} is not a picture")
+        return np.asarray(picture)
+    try:
+        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+    except ValueError as error:
+        raise BundleError(f"{bundle.path}: {path} is not a plain array: {error}") from error
+    return array
+
+
+def range_error(actual: Array, expected: Array) -> float:
+    """Largest absolute difference relative to the range (max - min) of `expected`.
+
+    Infinite when the shapes differ or a value is not finite.
+    """
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
+        return float("inf")
+    spread = float(expected.max() - expected.min()) or 1.0
+    return float(np.abs(actual.astype(np.float64) - expected).max()) / spread
+
+
+def expected_of(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as a golden case holds it."""
+    if isinstance(prediction, Detections):
+        return {
+            "boxes": prediction.boxes.astype(float).round(2).tolist(),
+            "scores": prediction.scores.astype(float).round(4).tolist(),
+            "classes": prediction.classes.tolist(),
+        }
+    return {"scores": prediction.scores.astype(float).round(4).tolist()}
+
+
+def compare(prediction: Prediction, expected: dict[str, Any]) -> dict[str, float]:
+    """How far a prediction is from the expected one.
+
+    Detections are matched greedily by IoU within a class: the number of `missed` and `extra`
+    boxes, the smallest `iou` and the largest `score` difference of the matches. Classifications:
+    the largest `score` difference.
+    """
+    if isinstance(prediction, Classification):
+        scores = np.asarray(expected["scores"])
+        return {"score": float(np.abs(prediction.scores - scores).max())}
+    wanted = Detections(
+        np.asarray(expected["boxes"], np.float32).reshape(-1, 4),
+        np.asarray(expected["scores"], np.float32),
+        np.asarray(expected["classes"], np.int64),
+        prediction.labels,
+    )
+    overlaps = box_iou(wanted.boxes, prediction.boxes)
+    overlaps[wanted.classes[:, None] != prediction.classes[None, :]] = 0.0
+    smallest, difference, matched = 1.0, 0.0, 0
+    while overlaps.size and overlaps.max() > 0:
+        row, column = np.unravel_index(overlaps.argmax(), overlaps.shape)
+        smallest = min(smallest, float(overlaps[row, column]))
+        difference = max(
+            difference, abs(float(wanted.scores[row]) - float(prediction.scores[column]))
+        )
+        overlaps[row, :] = overlaps[:, column] = 0.0
+        matched += 1
+    return {
+        "iou": smallest,
+        "score": difference,
+        "missed": float(len(wanted) - matched),
+        "extra": float(len(prediction) - matched),
+    }
+
+
+def box_iou(first: Array, second: Array) -> Array:
+    """Intersection over union of boxes xyxy [N, 4] and [M, 4] -> [N, M]."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    overlap = (high - low).clip(min=0).prod(axis=2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1][None, :] - overlap
+    iou: Array = overlap / np.maximum(union, 1e-9)
+    return iou
+
+
+def _check_case(model: Model, case: GoldenCase) -> GoldenResult:
+    source = read_array(model.bundle, case.input)
+    if case.kind == "raw":
+        measured = compare(model.predict(source), case.expected)
+        passed = all(
+            value >= case.tolerance["iou"]
+            if name == "iou"
+            else value <= case.tolerance.get(name, 0)
+            for name, value in measured.items()
+        )
+    else:
+        raw = model.infer(source)
+        measured = {
+            name: range_error(raw[name], read_array(model.bundle, path))
+            for name, path in case.outputs.items()
+        }
+        passed = all(error <= case.tolerance["error"] for error in measured.values())
+    return GoldenResult(case=case.name, kind=case.kind, passed=passed, measured=measured)

@@ -1,0 +1,171 @@
+"""The manifest: a bundle's contract, as it is written in manifest.json. See BUNDLE.md.
+
+Unknown optional fields are ignored; what a reader must understand stands in `requires`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from edge.types import TensorSpec
+
+FORMAT = "edgewright-bundle/v1-draft"
+CAPABILITIES: frozenset[str] = frozenset()
+"""What this reader understands beyond the base format, for `requires`."""
+
+
+class ImagePreprocess(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="image", tag_field="kind"
+):
+    """Image -> input tensor: y = (x - mean) / std per channel, x in 0..255.
+
+    `resize`: letterbox keeps the aspect ratio and pads with `pad`, stretch does not keep it, crop
+    fills the input and cuts what stands over. `anchor` says where a letterboxed image lies.
+    `folded`: the graph normalises by itself and takes uint8.
+    """
+
+    resize: Literal["letterbox", "stretch", "crop"] = "letterbox"
+    anchor: Literal["center", "topleft"] = "center"
+    color: Literal["rgb", "bgr", "gray"] = "rgb"
+    pad: int = 114
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (255.0, 255.0, 255.0)
+    folded: bool = False
+
+
+class WindowPreprocess(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="window", tag_field="kind"
+):
+    """Samples -> input tensor: windows of `length` samples every `hop`, y = (x - mean) / std.
+
+    `channels` names the columns in order, `rate_hz` is the sampling rate that the model expects.
+    """
+
+    length: int
+    hop: int
+    rate_hz: float
+    channels: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+Preprocess = ImagePreprocess | WindowPreprocess
+
+
+class Decoder(msgspec.Struct, frozen=True, kw_only=True):
+    """Raw tensors -> prediction: a name from the decoder table, and its parameters."""
+
+    name: str
+    params: dict[str, Any] = {}
+
+
+class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
+    """The score below which a detection is dropped."""
+
+    score: float = 0.5
+
+
+class Parity(msgspec.Struct, frozen=True, kw_only=True):
+    """One output of a variant against the original on real samples.
+
+    Errors are relative to the range (max - min) of the original's output.
+    """
+
+    max_error: float
+    p99_error: float
+    cosine: float
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One model file: a format at a precision, its tensors, and what was measured of it."""
+
+    name: str
+    format: Literal["onnx", "tflite"]
+    precision: Literal["fp32", "fp16", "int8"]
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parity: dict[str, Parity] = {}
+    agreement: dict[str, float] = {}
+    accuracy: dict[str, float] = {}
+
+
+class GoldenCase(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A known input with the answer that is expected for it.
+
+    kind `reference`: input tensor and the original's outputs; `variant`: input tensor and the
+    outputs of that variant on the build machine; `raw`: a raw image (PNG) or window (npy) and the
+    final prediction. `tolerance` is the largest error relative to the output's range (tensors), or
+    the smallest IoU of matched boxes and largest score difference (`raw`).
+    """
+
+    name: str
+    kind: Literal["reference", "variant", "raw"]
+    input: str
+    outputs: dict[str, str] = {}
+    expected: dict[str, Any] = {}
+    variant: str = ""
+    tolerance: dict[str, float]
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Size in bytes and SHA-256 (hex) of one file."""
+
+    size: int
+    sha256: str
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """Where it came from: digests of recipe and data, tool versions, licences."""
+
+    recipe: dict[str, str] = {}
+    data: list[dict[str, Any]] = []
+    tools: dict[str, str] = {}
+    licences: dict[str, str] = {}
+    preprocessing: Literal["verified", "unverified"] = "unverified"
+    reference: dict[str, float] = {}
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything that a device must know to run the model and to report it truthfully."""
+
+    format: str
+    requires: tuple[str, ...] = ()
+    name: str
+    version: str
+    summary: str = ""
+    task: Literal["detect", "classify"]
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    decoder: Decoder
+    thresholds: Thresholds = Thresholds()
+    rules: tuple[dict[str, Any], ...] = ()
+    variants: tuple[Variant, ...]
+    golden: tuple[GoldenCase, ...] = ()
+    provenance: Provenance = Provenance()
+    files: dict[str, FileEntry]
+
+    def __post_init__(self) -> None:
+        names = [variant.name for variant in self.variants]
+        if not names:
+            raise ValueError("a bundle needs at least one variant")
+        if len(set(names)) != len(names):
+            raise ValueError(f"variant names must differ: {', '.join(names)}")
+        for variant in self.variants:
+            self._listed(variant.file, f"variant {variant.name}")
+        for case in self.golden:
+            for path in (case.input, *case.outputs.values()):
+                self._listed(path, f"golden case {case.name}")
+
+    def _listed(self, path: str, user: str) -> None:
+        if path not in self.files:
+            raise ValueError(f"{user} names {path}, which `files` does not list")
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name; KeyError with the names there are."""
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        raise KeyError(f"no variant {name!r}; there are {', '.join(v.name for v in self.variants)}")

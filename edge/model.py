@@ -1,0 +1,111 @@
+"""A bundle made ready to run: preprocess, engine and postprocess of one stream."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from edge import postprocess, preprocess
+from edge.bundle import Bundle
+from edge.engines.host import AUTO, Hosts, choose
+from edge.types import Array, Geometry, Prediction
+from edge.wire import ModelRef
+
+
+class Model:
+    """Raw pictures or windows in, predictions out. One per stream; hosts may be shared.
+
+    The three steps are there one by one for the frame loop, and as `predict` for everybody else.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        hosts: Hosts | None = None,
+        variant: str = AUTO,
+        accelerator: str = "cpu",
+        threads: int = 0,
+        min_score: float | None = None,
+        roi: preprocess.Roi | None = None,
+        rotate: int = 0,
+    ) -> None:
+        self._hosts = hosts or Hosts()
+        self._shared = hosts is not None
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self.variant, self._host = choose(
+            bundle,
+            self._hosts,
+            variant=variant,
+            accelerator=accelerator,
+            threads=threads,
+        )
+        spec = self.variant.inputs[0]
+        self._input = spec.name
+        self._prepare = preprocess.build(self.manifest, spec, roi=roi, rotate=rotate)
+        self._decode = postprocess.build(self.manifest, self.variant, min_score=min_score)
+        self.ref = ModelRef(
+            name=self.manifest.name,
+            version=self.manifest.version,
+            bundle=bundle.identity,
+            variant=self.variant.name,
+        )
+
+    @property
+    def engine(self) -> str:
+        """Where it runs, e.g. onnx:cpu."""
+        return self._host.name
+
+    def preprocess(self, data: Array) -> tuple[Array, Geometry | None]:
+        """A frame's data -> input tensor and geometry. FrameError when it cannot be used."""
+        return self._prepare(data)
+
+    def infer(self, tensor: Array) -> dict[str, Array]:
+        """Input tensor -> raw output tensors by name."""
+        return self._host.infer({self._input: tensor})
+
+    def postprocess(self, raw: dict[str, Array], geometry: Geometry | None) -> Prediction:
+        """Raw output tensors -> prediction in source coordinates."""
+        return self._decode(raw, geometry)
+
+    def predict(self, data: Array) -> Prediction:
+        """One picture (uint8 [H, W, 3] BGR) or window (float [T, C]) -> its prediction."""
+        tensor, geometry = self.preprocess(np.asarray(data))
+        return self.postprocess(self.infer(tensor), geometry)
+
+    def close(self) -> None:
+        """Free the engine, unless it is shared."""
+        if not self._shared:
+            self._hosts.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Model({self.manifest.name} {self.variant.name} on {self.engine})"
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    variant: str = AUTO,
+    threads: int = 0,
+    min_score: float | None = None,
+) -> Model:
+    """Open and verify a bundle (directory or .tar) and make it ready to predict.
+
+    BundleError when it is damaged or does not fit; EngineError when no variant runs here.
+    """
+    return Model(Bundle.open(path), variant=variant, threads=threads, min_score=min_score)

@@ -1,0 +1,361 @@
+"""The frame loop of one source: eight hops from `source.read` to the outbox.
+
+Two threads a pipeline: one reads the source into a mailbox, the other does everything else. A live
+source's mailbox holds the newest frame only, and counts what it dropped; any other waits.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+
+from edge import config as configuration
+from edge import seams
+from edge.bundle import Bundle
+from edge.clock import Clock
+from edge.config import AdapterConfig, PipelineConfig
+from edge.engines.host import Hosts
+from edge.errors import EdgeError, FrameError, SourceError
+from edge.model import Model
+from edge.rules import Chain
+from edge.seams import EndOfStream
+from edge.types import Frame, Outcome, Prediction
+from edge.wire import (
+    Event,
+    Latency,
+    PipelineState,
+    PipelineTelemetry,
+    SourceRef,
+    SourceState,
+    kind_of,
+    payload_of,
+)
+
+_READ_S = 0.2
+_WAIT_S = 0.1
+_RECENT = 512
+_MAX_BAD_IN_A_ROW = 1000
+
+log = logging.getLogger(__name__)
+
+Append = Callable[[Event, bool], bool]
+"""Hands an event to the outbox; the flag says whether the source is live. False: dropped."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one frame came to: its prediction, and what the rules found worth an event."""
+
+    frame: Frame
+    prediction: Prediction
+    outcome: Outcome | None
+
+
+class Mailbox:
+    """Frames between the reading and the working thread: at most `capacity` of them."""
+
+    def __init__(self, capacity: int, *, newest_wins: bool) -> None:
+        self.drops = 0
+        self._frames: collections.deque[Frame] = collections.deque()
+        self._capacity = capacity
+        self._newest_wins = newest_wins
+        self._changed = threading.Condition()
+        self._ended = False
+
+    def put(self, frame: Frame, stop: threading.Event) -> None:
+        """Leave a frame; waits for room unless the newest wins."""
+        with self._changed:
+            while len(self._frames) >= self._capacity and not stop.is_set():
+                if self._newest_wins:
+                    self._frames.popleft()
+                    self.drops += 1
+                else:
+                    self._changed.wait(_WAIT_S)
+            self._frames.append(frame)
+            self._changed.notify_all()
+
+    def take(self, stop: threading.Event) -> Frame | None:
+        """The oldest frame; waits for one. None when the source has ended, or at `stop`."""
+        with self._changed:
+            while not self._frames and not self._ended and not stop.is_set():
+                self._changed.wait(_WAIT_S)
+            if stop.is_set() or not self._frames:
+                return None
+            frame = self._frames.popleft()
+            self._changed.notify_all()
+            return frame
+
+    def end(self) -> None:
+        """No more frames will come."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+class FrameStats:
+    """Counts frames and keeps the last latencies of each stage."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.bad_frames = 0
+        self.events = 0
+        self._stages: dict[str, collections.deque[float]] = {}
+        self._moments: collections.deque[float] = collections.deque(maxlen=_RECENT)
+
+    def frame(self, moments_ns: Mapping[str, int]) -> None:
+        """One frame done: the moments at which its stages ended, in order, `start` first."""
+        self.frames += 1
+        self._moments.append(time.monotonic())
+        before = None
+        for stage, moment_ns in moments_ns.items():
+            if before is not None:
+                recent = self._stages.setdefault(stage, collections.deque(maxlen=_RECENT))
+                recent.append((moment_ns - before) / 1e6)
+            before = moment_ns
+
+    def idle_s(self, *, since_s: float) -> float:
+        """Seconds since the last frame, or since a monotonic moment when there was none."""
+        return time.monotonic() - (self._moments[-1] if self._moments else since_s)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second over the last frames."""
+        moments = self._moments.copy()
+        if len(moments) < 2 or moments[-1] == moments[0]:
+            return 0.0
+        return (len(moments) - 1) / (moments[-1] - moments[0])
+
+    def latencies(self) -> dict[str, Latency]:
+        """Milliseconds by stage."""
+        result = {}
+        for stage, recent in list(self._stages.items()):
+            p50, p95, p99 = np.percentile(list(recent), (50, 95, 99)).round(3).tolist()
+            result[stage] = Latency(p50=p50, p95=p95, p99=p99)
+        return result
+
+
+class Pipeline:
+    """A source, a model and rules, run frame by frame. Iterate over it for `Step`s.
+
+    with Pipeline("gate", bundle="models/meter_reader/bundle",
+                  source={"type": "camera", "url": 0}) as pipeline:
+        for step in pipeline:
+            print(step.prediction)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        bundle: str | Path | Bundle,
+        source: Mapping[str, Any],
+        rules: list[Mapping[str, Any]] | None = None,
+        hosts: Hosts | None = None,
+        **options: Any,
+    ) -> None:
+        """`source` and `rules` are tables as in edge.toml; `options` are the other keys of
+        [[pipeline]] (variant, threads, max_fps, min_score, roi, rotate)."""
+        document = {"name": name, "source": dict(source), "bundle": "", **options}
+        if rules is not None:
+            document["rule"] = [dict(rule) for rule in rules]
+        config = configuration.decode_pipeline(document)
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self._setup(config, opened, hosts, Clock())
+
+    @classmethod
+    def from_config(cls, config: PipelineConfig, *, hosts: Hosts, clock: Clock) -> Self:
+        """A pipeline of an edge.toml, on shared engine hosts."""
+        pipeline = cls.__new__(cls)
+        pipeline._setup(config, Bundle.open(config.bundle), hosts, clock)
+        return pipeline
+
+    def _setup(
+        self, config: PipelineConfig, bundle: Bundle, hosts: Hosts | None, clock: Clock
+    ) -> None:
+        self.name = config.name
+        self.stats = FrameStats()
+        self._config = config
+        self._clock = clock
+        manifest = bundle.manifest
+        rules = config.rules
+        if rules is None:
+            rules = tuple(_manifest_rule(rule, bundle) for rule in manifest.rules)
+        self._rules = Chain(rules, manifest.labels)
+        self.source: seams.Source = seams.find("sources", config.source.type)(
+            config.source.options, name=config.name, preprocess=manifest.preprocess
+        )
+        self.model = Model(
+            bundle,
+            hosts=hosts,
+            variant=config.variant,
+            accelerator=config.accelerator,
+            threads=config.threads,
+            min_score=config.min_score,
+            roi=config.roi,
+            rotate=config.rotate,
+        )
+        live = self.source.live
+        self._mailbox = Mailbox(1 if live else 4, newest_wins=live)
+        self.last: Step | None = None
+        self._stop = threading.Event()
+        self._failure: EdgeError | None = None
+        self._reader: threading.Thread | None = None
+
+    def __iter__(self) -> Iterator[Step]:
+        """Frame by frame, until the source ends or the pipeline is closed.
+
+        SourceError when the source can never work; EngineError when the engine fails.
+        """
+        self._start()
+        next_due = 0.0
+        while frame := self._mailbox.take(self._stop):
+            step = self._step(frame)
+            if step is not None:
+                yield step
+            if self._config.max_fps:
+                next_due = max(time.monotonic(), next_due + 1 / self._config.max_fps)
+                self._stop.wait(next_due - time.monotonic())
+        if self._failure is not None:
+            raise self._failure
+
+    def run(self, append: Append, stop: threading.Event) -> None:
+        """Run to the end, handing every event to `append`; returns at `stop` too."""
+        self._stop = stop
+        for step in self:
+            if step.outcome is None:
+                continue
+            try:
+                event = self._event(step.frame, step.outcome)
+            except FrameError as error:
+                self._bad_frame(error)
+                continue
+            if append(event, self.source.live):
+                self.stats.events += 1
+
+    def _step(self, frame: Frame) -> Step | None:
+        """Hops three to six for one frame; None for a frame that cannot be used."""
+        moments = {"start": time.monotonic_ns()}
+        try:
+            tensor, geometry = self.model.preprocess(frame.data)
+            moments["preprocess"] = time.monotonic_ns()
+            raw = self.model.infer(tensor)
+            moments["infer"] = time.monotonic_ns()
+            prediction = self.model.postprocess(raw, geometry)
+            moments["postprocess"] = time.monotonic_ns()
+            outcome = self._rules(prediction, frame.mono_ns)
+        except FrameError as error:
+            self._bad_frame(error)
+            return None
+        self.stats.frame(moments)
+        self.last = Step(frame=frame, prediction=prediction, outcome=outcome)
+        return self.last
+
+    def _event(self, frame: Frame, outcome: Outcome) -> Event:
+        payload = payload_of(outcome)
+        return Event(
+            kind=kind_of(payload),
+            pipeline=self.name,
+            time=self._clock.stamp(mono_ns=frame.mono_ns, wall_ns=frame.wall_ns),
+            source=SourceRef(name=frame.source, frame=frame.number),
+            model=self.model.ref,
+            engine=self.model.engine,
+            data=msgspec.Raw(msgspec.json.encode(payload)),
+        )
+
+    # ---- the reading thread
+
+    def _start(self) -> None:
+        if self._reader is None:
+            self._reader = threading.Thread(
+                target=self._read, name=f"source-{self.name}", daemon=True
+            )
+            self._reader.start()
+
+    def _read(self) -> None:
+        bad_in_a_row = 0
+        try:
+            while not self._stop.is_set():
+                try:
+                    frame = self.source.read(_READ_S)
+                except FrameError as error:
+                    self._bad_frame(error)
+                    bad_in_a_row += 1
+                    if bad_in_a_row >= _MAX_BAD_IN_A_ROW:
+                        raise SourceError(
+                            f"source {self.name}: {bad_in_a_row} bad frames in a row;"
+                            f" the last: {error}"
+                        ) from error
+                    continue
+                if frame is not None:
+                    bad_in_a_row = 0
+                    self._mailbox.put(frame, self._stop)
+        except EndOfStream:
+            pass
+        except EdgeError as error:
+            self._failure = error
+        except Exception as error:  # a source's library may raise anything
+            log.exception("source %s failed", self.name)
+            self._failure = SourceError(f"source {self.name}: {type(error).__name__}: {error}")
+        finally:
+            self._mailbox.end()
+            self.source.close()
+
+    def _bad_frame(self, error: FrameError) -> None:
+        self.stats.bad_frames += 1
+        level = logging.WARNING if self.stats.bad_frames <= 3 else logging.DEBUG
+        log.log(level, "pipeline %s: skipped: %s", self.name, error)
+
+    # ---- for whoever watches
+
+    @property
+    def state(self) -> PipelineState:
+        """What runs here, and the state of its source."""
+        source = self.source.state
+        if self._failure is not None:
+            source = SourceState(state="failed", detail=str(self._failure))
+        return PipelineState(model=self.model.ref, engine=self.model.engine, source=source)
+
+    @property
+    def telemetry(self) -> PipelineTelemetry:
+        """Counters and latencies so far."""
+        stats = self.stats
+        return PipelineTelemetry(
+            frames=stats.frames,
+            drops=self._mailbox.drops,
+            bad_frames=stats.bad_frames,
+            events=stats.events,
+            fps=round(stats.fps, 2),
+            latency_ms=stats.latencies(),
+        )
+
+    def close(self) -> None:
+        """Stop reading and free the engine unless it is shared. May be called twice."""
+        self._stop.set()
+        if self._reader is not None:
+            self._reader.join(2.0)
+        self.model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _manifest_rule(rule: Mapping[str, Any], bundle: Bundle) -> AdapterConfig:
+    return configuration.decode_adapter("rules", rule, where=f"{bundle.path}: manifest")

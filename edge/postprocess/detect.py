@@ -1,0 +1,97 @@
+"""Detection: candidate boxes and class scores -> Detections.
+
+Candidates below the threshold are dropped before anything else is computed on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+
+from edge.errors import BundleError, FrameError
+from edge.manifest import Variant
+from edge.types import Array, Detections, Geometry
+
+
+class LtrbGrid:
+    """Anchor-free single-scale head, as in FCOS (Tian et al. 2019, eq. 1).
+
+    The input is seen as a grid of cells of `stride` pixels, rows first. The output `boxes`
+    [1, cells, 4] holds the distances from a cell's centre to the box's left, top, right and
+    bottom, in strides; `scores` [1, cells, C] lie in 0..1.
+    """
+
+    class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        """`stride` in input pixels; `boxes` and `scores` name the two outputs."""
+
+        stride: int
+        boxes: str = "ltrb"
+        scores: str = "scores"
+        nms_iou: float = 0.5
+        class_aware_nms: bool = True
+        max_candidates: int = 1000
+
+    def __init__(
+        self, params: Params, variant: Variant, *, labels: tuple[str, ...], min_score: float
+    ) -> None:
+        (spec,) = variant.inputs
+        height, width = spec.shape[2:] if spec.layout == "nchw" else spec.shape[1:3]
+        columns = width // params.stride
+        cells = columns * (height // params.stride)
+        shapes = {output.name: output.shape for output in variant.outputs}
+        wanted = {params.boxes: (1, cells, 4), params.scores: (1, cells, len(labels))}
+        for name, shape in wanted.items():
+            if shapes.get(name) != shape:
+                raise BundleError(
+                    f"{variant.name}: output {name} has shape {shapes.get(name)}, not {shape}"
+                )
+        self._params = params
+        self._labels = labels
+        self._min_score = min_score
+        y, x = np.divmod(np.arange(cells, dtype=np.float32), columns)
+        self._centres = np.stack([x + 0.5, y + 0.5], axis=1)
+
+    def __call__(self, raw: Mapping[str, Array], geometry: Geometry | None) -> Detections:
+        """One frame's outputs -> its boxes in source pixels, best first."""
+        if geometry is None:
+            raise FrameError("detections need a picture, not a window of samples")
+        scores = raw[self._params.scores][0]
+        best = scores.max(axis=1)
+        if not np.isfinite(best).all():
+            raise FrameError("the model's output is not finite")
+        (cells,) = np.nonzero(best >= self._min_score)
+        if len(cells) > self._params.max_candidates:
+            order = np.argsort(-best[cells], kind="stable")[: self._params.max_candidates]
+            cells = cells[order]
+        if not len(cells):
+            return Detections.empty(self._labels)
+        distances = raw[self._params.boxes][0][cells]
+        if not np.isfinite(distances).all():
+            raise FrameError("the model's output is not finite")
+        centres = self._centres[cells]
+        boxes = np.concatenate([centres - distances[:, :2], centres + distances[:, 2:]], axis=1)
+        boxes = (boxes * self._params.stride).astype(np.float32)
+        classes = scores[cells].argmax(axis=1)
+        keep = self._nms(boxes, best[cells], classes)
+        return Detections(
+            geometry.to_source(boxes[keep]),
+            best[cells][keep].astype(np.float32),
+            classes[keep].astype(np.int64),
+            self._labels,
+        )
+
+    def _nms(self, boxes: Array, scores: Array, classes: Array) -> Array:
+        """Greedy non-maximum suppression; indices in falling order of score."""
+        import cv2
+
+        corner_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        arguments = (self._min_score, self._params.nms_iou)
+        if self._params.class_aware_nms:
+            keep = cv2.dnn.NMSBoxesBatched(
+                corner_size.tolist(), scores.tolist(), classes.tolist(), *arguments
+            )
+        else:
+            keep = cv2.dnn.NMSBoxes(corner_size.tolist(), scores.tolist(), *arguments)
+        return np.asarray(keep, np.int64).reshape(-1)

@@ -1,0 +1,165 @@
+"""The seams of the house: what an adapter must do, and the tables in which adapters are found.
+
+A seam is a Protocol of at most four methods. An adapter is one class in one file, named here as
+"module:Class"; its library is imported when the adapter is built, never with the package. Packages
+that the device's owner installs add to a table by an entry point of the group `edge.<seam>`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from edge.errors import ConfigError
+from edge.types import Array, Frame, Geometry, Outcome, Prediction, TensorSpec
+from edge.wire import SourceState, State, StoredEvent, Telemetry
+
+SOURCES = {
+    "camera": "edge.sources.camera:Camera",
+    "video": "edge.sources.camera:Video",
+    "images": "edge.sources.images:Images",
+    "csv": "edge.sources.samples:Csv",
+    "jsonl": "edge.sources.samples:JsonLines",
+    "demo-meter": "edge.sources.synthetic:DemoMeter",
+    "demo-wrist": "edge.sources.synthetic:DemoWrist",
+}
+ENGINES = {
+    "onnx": "edge.engines.onnx:OnnxEngine",
+    "tflite": "edge.engines.tflite:TfliteEngine",
+}
+SINKS = {
+    "mqtt": "edge.sinks.mqtt:Mqtt",
+    "jsonl": "edge.sinks.jsonl:JsonLines",
+}
+DECODERS = {
+    "ltrb_grid": "edge.postprocess.detect:LtrbGrid",
+    "softmax": "edge.postprocess.classify:Softmax",
+}
+RULES = {
+    "filter": "edge.rules:Filter",
+    "debounce": "edge.rules:Debounce",
+    "on_change": "edge.rules:OnChange",
+    "reading": "edge.reading:ReadingRule",
+}
+_TABLES = {
+    "sources": SOURCES,
+    "engines": ENGINES,
+    "sinks": SINKS,
+    "decoders": DECODERS,
+    "rules": RULES,
+}
+
+
+class EndOfStream(Exception):
+    """The source has given its last frame."""
+
+
+class Source(Protocol):
+    """Gives frames. Built cheaply; it opens its device or file at the first `read`.
+
+    `live`: the newest frame wins and drops are counted; otherwise nothing is dropped and the
+    source waits. A lost camera is a `state` of the source, which goes on trying.
+    """
+
+    Config: ClassVar[type[Any]]
+    live: bool
+    state: SourceState
+
+    def read(self, timeout_s: float) -> Frame | None:
+        """The next frame; None when none came within `timeout_s`.
+
+        EndOfStream after the last one; FrameError for one that cannot be used (read on);
+        SourceError when this source can never work as it is configured.
+        """
+
+    def close(self) -> None:
+        """Let go of the device or file. May be called twice, and from another thread."""
+
+
+class Engine(Protocol):
+    """Runs one variant on one accelerator; stateless, not thread-safe (see EngineHost)."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Named tensors in, named tensors out. The outputs belong to the caller."""
+
+    def close(self) -> None:
+        """Free what the runtime holds."""
+
+
+Message = StoredEvent | State | Telemetry
+
+
+class Sink(Protocol):
+    """Publishes messages and says what was confirmed. Used by one sender thread.
+
+    `window` is how many events may be under way at once.
+    """
+
+    Config: ClassVar[type[Any]]
+    window: int
+
+    def open(self, state: State | None) -> None:
+        """Connect and announce `state`; with None only try the connection.
+
+        SinkError when that fails.
+        """
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Start publishing. Events will be confirmed by `poll`; state and telemetry are not kept.
+
+        SinkError when the connection is gone: whatever was not confirmed will be sent again.
+        """
+
+    def poll(self, timeout_s: float) -> list[int]:
+        """The seqs confirmed since the last call; waits up to `timeout_s` for the first.
+
+        SinkError when the connection is gone.
+        """
+
+    def close(self) -> None:
+        """Say good-bye and let go; idempotent."""
+
+
+class Decode(Protocol):
+    """Raw tensors -> a prediction in source coordinates. Pure."""
+
+    Params: ClassVar[type[Any]]
+
+    def __call__(self, raw: Mapping[str, Array], geometry: Geometry | None) -> Prediction:
+        """One frame's outputs -> its prediction. FrameError when they are not finite."""
+
+
+class Rule(Protocol):
+    """One step from predictions to what is worth an event. Keeps state, does no I/O."""
+
+    Config: ClassVar[type[Any]]
+
+    def __call__(self, outcome: Outcome, mono_ns: int) -> Outcome | None:
+        """What goes on to the next rule, or None when there is nothing to report."""
+
+
+@functools.cache
+def _installed(seam: str) -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=f"edge.{seam}")}
+
+
+def names(seam: str) -> list[str]:
+    """The names that a seam's table knows, installed packages included."""
+    return sorted({*_TABLES[seam], *_installed(seam)})
+
+
+def find(seam: str, name: str) -> Any:
+    """The adapter class of that name. ConfigError with the known names when there is none."""
+    if name in _TABLES[seam]:
+        module, _, attribute = _TABLES[seam][name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    if name in _installed(seam):
+        return _installed(seam)[name].load()
+    raise ConfigError(f"no {seam[:-1]} is called {name!r}; there are {', '.join(names(seam))}")

@@ -1,0 +1,70 @@
+"""The parent of an agent: starts it as a child and restarts it with back-off when it dies.
+
+A child that was stopped, or that has ended by itself, is not restarted; nor is one that fails in
+its first seconds with an error that a restart would meet again.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+_EARLY_S = 10.0
+_BACKOFF_S = (1.0, 60.0)
+_NEVER_RESTART = {0, 2, 3, 6, 130}  # done; mend it first; delivered later; Ctrl-C
+_OUR_ERRORS = range(2, 8)
+
+log = logging.getLogger(__name__)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run `edge run` with these arguments as a child until it ends for good; its exit code."""
+    stopping = threading.Event()
+    child: subprocess.Popen[bytes] | None = None
+
+    def handle(number: int, _: FrameType | None) -> None:
+        stopping.set()
+        if child is not None and child.poll() is None:
+            child.send_signal(number)
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+    failures = 0
+    while True:
+        started_s = time.monotonic()
+        # In a session of its own, so that a terminal's Ctrl-C reaches it once, through us.
+        child = subprocess.Popen(
+            [sys.executable, "-m", "edge", "run", *arguments], start_new_session=True
+        )
+        if stopping.is_set():
+            child.terminate()
+        code = child.wait()
+        lasted_s = time.monotonic() - started_s
+        if stopping.is_set():
+            return max(code, 0)
+        first_and_early = failures == 0 and lasted_s < _EARLY_S
+        if code in _NEVER_RESTART or (code in _OUR_ERRORS and first_and_early):
+            return code
+        failures = 1 if lasted_s > 10 * _EARLY_S else failures + 1
+        wait_s = _backoff_s(failures)
+        log.error("the agent ended with %s; starting it again in %.1f s", _name(code), wait_s)
+        stopping.wait(wait_s)
+        if stopping.is_set():
+            return 0
+
+
+def _backoff_s(failures: int) -> float:
+    first, most = _BACKOFF_S
+    bound = min(most, first * 2 ** min(failures - 1, 10))
+    return random.uniform(bound / 2, bound)
+
+
+def _name(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -1,0 +1,255 @@
+"""The wire: events and reports as they travel and rest. Plain structs, JSON, no arrays.
+
+An event's bytes never change once committed: what is learned later travels beside it. Readers
+ignore fields that they do not know; numbers are finite.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from typing import Any, Literal
+
+import msgspec
+
+from edge.errors import FrameError
+from edge.types import Classification, Detections, Outcome
+
+VERSION = 1
+
+
+class Time(msgspec.Struct, frozen=True, kw_only=True):
+    """When the frame was captured: wall clock (UTC) and monotonic clock of this boot.
+
+    `clock` says whether the kernel holds the wall clock for synchronised, as far as it can tell.
+    """
+
+    wall: str
+    mono_ns: int
+    boot: str
+    clock: Literal["synced", "unsynced", "unknown"] = "unknown"
+
+
+class SourceRef(msgspec.Struct, frozen=True, kw_only=True):
+    """The source and the number of the frame that an event speaks of."""
+
+    name: str
+    frame: int
+
+
+class ModelRef(msgspec.Struct, frozen=True, kw_only=True):
+    """Which model said it: `bundle` is the bundle's identity, `variant` e.g. onnx-int8."""
+
+    name: str
+    version: str
+    bundle: str
+    variant: str
+
+
+class DetectionsData(msgspec.Struct, frozen=True, kw_only=True):
+    """boxes [N][4] xyxy in source pixels, with one score, class and label each."""
+
+    boxes: list[list[float]]
+    scores: list[float]
+    classes: list[int]
+    labels: list[str]
+
+
+class ClassificationData(msgspec.Struct, frozen=True, kw_only=True):
+    """The winning label with its score, and the scores of all labels."""
+
+    label: str
+    score: float
+    scores: dict[str, float]
+
+
+class ReadingData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A counter's reading; `reason` is there when it is not plausible."""
+
+    value: str
+    number: float
+    confidence: float
+    plausible: bool
+    reason: str = ""
+
+
+Payload = DetectionsData | ClassificationData | ReadingData
+
+PAYLOADS: dict[str, type[Payload]] = {
+    "detections": DetectionsData,
+    "classification": ClassificationData,
+    "reading": ReadingData,
+}
+_KINDS = {payload: kind for kind, payload in PAYLOADS.items()}
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """What is reported and kept. (device, epoch, seq) is unique for ever.
+
+    All three are given by the outbox inside its commit; before that they are empty.
+    """
+
+    v: int = VERSION
+    device: str = ""
+    epoch: str = ""
+    seq: int = 0
+    kind: str
+    pipeline: str
+    time: Time
+    source: SourceRef | None = None
+    model: ModelRef | None = None
+    engine: str | None = None
+    data: msgspec.Raw
+
+    @property
+    def payload(self) -> Payload | dict[str, Any]:
+        """`data` decoded by `kind`; a plain dict for a kind that this version does not know."""
+        known = PAYLOADS.get(self.kind)
+        if known is None:
+            return msgspec.json.decode(self.data, type=dict[str, Any])
+        return msgspec.json.decode(self.data, type=known)
+
+
+class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as the outbox holds it: its number, its pipeline, and its unchanging bytes."""
+
+    seq: int
+    pipeline: str
+    payload: bytes
+
+
+class SourceState(msgspec.Struct, frozen=True, kw_only=True):
+    """The source of one pipeline: starting, running, lost, ended or failed."""
+
+    state: str
+    detail: str = ""
+
+
+class PipelineState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pipeline runs: model, variant, engine in use, and its source."""
+
+    model: ModelRef
+    engine: str
+    source: SourceState
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The retained `state` message: birth when online, will when not.
+
+    `connection` counts the connections of this outbox: a reader drops a message whose number is
+    lower than one it has seen (the will of an old connection can arrive late).
+    """
+
+    v: int = VERSION
+    device: str
+    online: bool
+    connection: int
+    version: str = ""
+    epoch: str = ""
+    pipelines: dict[str, PipelineState] = {}
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Milliseconds over the last frames: median, 95th and 99th percentile."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+class PipelineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters since the start of the agent, and latencies from capture to rules by stage."""
+
+    frames: int
+    drops: int
+    bad_frames: int
+    events: int
+    fps: float
+    latency_ms: dict[str, Latency]
+
+
+class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
+    """How the device is doing: counters, the outbox and what the board shows of itself."""
+
+    v: int = VERSION
+    device: str
+    time: Time
+    pipelines: dict[str, PipelineTelemetry]
+    outbox: dict[str, int]
+    outbox_drops: int
+    memory_mb: float
+    temperature_c: float | None = None
+
+
+def payload_of(outcome: Outcome) -> Payload:
+    """The payload for a prediction or a reading. FrameError when a number in it is not finite."""
+    payload: Payload
+    if isinstance(outcome, Detections):
+        payload = DetectionsData(
+            boxes=outcome.boxes.round(1).tolist(),
+            scores=outcome.scores.round(4).tolist(),
+            classes=outcome.classes.tolist(),
+            labels=outcome.names,
+        )
+        numbers = [*payload.scores, *(value for box in payload.boxes for value in box)]
+    elif isinstance(outcome, Classification):
+        scores = dict(zip(outcome.labels, outcome.scores.round(4).tolist(), strict=True))
+        payload = ClassificationData(
+            label=outcome.label, score=scores[outcome.label], scores=scores
+        )
+        numbers = list(scores.values())
+    else:
+        payload = ReadingData(
+            value=outcome.value,
+            number=outcome.number,
+            confidence=round(outcome.confidence, 4),
+            plausible=outcome.plausible,
+            reason=outcome.reason,
+        )
+        numbers = [payload.number, payload.confidence]
+    if not all(map(math.isfinite, numbers)):
+        raise FrameError("the prediction holds numbers that are not finite")
+    return payload
+
+
+def kind_of(payload: Payload) -> str:
+    """The event kind under which a payload travels."""
+    return _KINDS[type(payload)]
+
+
+def wall_text(wall_ns: int) -> str:
+    """Nanoseconds since 1970 -> ISO 8601 in UTC: 2026-11-23T12:00:00.123Z."""
+    moment = datetime.datetime.fromtimestamp(wall_ns // 1_000_000_000, datetime.UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{wall_ns // 1_000_000 % 1000:03d}Z"
+
+
+def encode(message: Event | State | Telemetry) -> bytes:
+    """JSON bytes of a message."""
+    return msgspec.json.encode(message)
+
+
+def decode_event(data: bytes) -> Event:
+    """An event from its JSON bytes; msgspec.DecodeError when it is not one."""
+    return msgspec.json.decode(data, type=Event)
+
+
+def event_schema() -> dict[str, Any]:
+    """JSON Schema of an event: `data` as the payload that `kind` names."""
+    payloads, components = msgspec.json.schema_components(
+        PAYLOADS.values(), ref_template="#/$defs/{name}"
+    )
+    (root,), event_components = msgspec.json.schema_components(
+        [Event], ref_template="#/$defs/{name}"
+    )
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **root,
+        "$defs": {**event_components, **components},
+        "allOf": [
+            {
+                "if": {"properties": {"kind": {"const": kind}}},
+                "then": {"properties": {"data": schema}},
+            }
+            for kind, schema in zip(PAYLOADS, payloads, strict=True)
+        ],
+    }
