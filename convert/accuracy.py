@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,21 +46,22 @@ def _map50(predictions: Sequence[Prediction], truths: Sequence[Mapping[str, Any]
     ]
     if not wanted or not found:
         return float(not wanted and not found)
-    truth_set = COCO()
-    truth_set.dataset = {
-        "info": {},
-        "images": [{"id": image} for image in range(len(truths))],
-        "categories": [{"id": label} for label in sorted({box["category_id"] for box in wanted})],
-        # Ids start at 1: COCOeval takes the id of a match for true.
-        "annotations": [{**box, "id": number} for number, box in enumerate(wanted, start=1)],
-    }
-    truth_set.createIndex()
-    evaluation = COCOeval(truth_set, truth_set.loadRes(found), "bbox")
-    evaluation.params.iouThrs = np.array([0.5])
-    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-    evaluation.params.maxDets = [1000]
-    evaluation.evaluate()
-    evaluation.accumulate()
+    with contextlib.redirect_stdout(io.StringIO()):  # the COCO tools talk
+        truth_set = COCO()
+        truth_set.dataset = {
+            "info": {},
+            "images": [{"id": image} for image in range(len(truths))],
+            "categories": [{"id": kind} for kind in sorted({box["category_id"] for box in wanted})],
+            # Ids start at 1: COCOeval takes the id of a match for true.
+            "annotations": [{**box, "id": number} for number, box in enumerate(wanted, start=1)],
+        }
+        truth_set.createIndex()
+        evaluation = COCOeval(truth_set, truth_set.loadRes(found), "bbox")
+        evaluation.params.iouThrs = np.array([0.5])
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.params.maxDets = [1000]
+        evaluation.evaluate()
+        evaluation.accumulate()
     precision = evaluation.eval["precision"]
     return float(precision[precision >= 0].mean())
 

@@ -103,7 +103,7 @@ class Agent:
             asked = stop.is_set()
             stop_pipelines.set()
             _join(pipeline_threads)
-            left = self._drain(stop if not asked else threading.Event())
+            left = self._drain(threading.Event() if asked else stop, wait_for_sinks=not asked)
         finally:
             stop_services.set()
             stop_pipelines.set()
@@ -222,13 +222,17 @@ class Agent:
 
     # ---- the end
 
-    def _drain(self, hurry: threading.Event) -> int:
-        """Let the senders deliver what is left; returns how many events remain."""
+    def _drain(self, hurry: threading.Event, *, wait_for_sinks: bool) -> int:
+        """Let the senders deliver what is left; returns how many events remain.
+
+        A sink that is not connected is waited for only when nobody asked to stop.
+        """
         self.outbox.flush(_JOIN_S)
         deadline = time.monotonic() + self._config.device.drain_s
         while True:
             left = max((self.outbox.depth(sender.name) for sender in self.senders), default=0)
-            if not left or time.monotonic() >= deadline or hurry.is_set():
+            useful = wait_for_sinks or any(sender.connected for sender in self.senders)
+            if not left or not useful or time.monotonic() >= deadline or hurry.is_set():
                 return left
             time.sleep(0.02)
 

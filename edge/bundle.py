@@ -99,6 +99,8 @@ def write(destination: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
     `manifest.files` is filled in from `files`.
     """
+    for name in files:
+        _check_name(destination, name)
     manifest = with_files(manifest, files)
     destination.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
@@ -112,11 +114,27 @@ def write(destination: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         if destination.exists():
             if not (destination / MANIFEST).exists() and any(destination.iterdir()):
                 raise BundleError(f"{destination}: not empty and not a bundle; name another place")
-            shutil.rmtree(destination)
-        scratch.rename(destination)
+            _exchange(scratch, destination)
+        else:
+            scratch.rename(destination)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return Bundle.open(destination)
+
+
+def _exchange(scratch: Path, destination: Path) -> None:
+    """Put `scratch` in the place of `destination`, which comes back when that fails."""
+    older = scratch.with_name(f"{scratch.name}-older")
+    try:
+        destination.rename(older)
+        scratch.rename(destination)
+    except BaseException:
+        if older.exists() and not destination.exists():
+            older.rename(destination)
+        raise
+    finally:
+        if destination.exists():
+            shutil.rmtree(older, ignore_errors=True)
 
 
 def with_files(manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
@@ -174,7 +192,7 @@ def _decode_manifest(path: Path, stored: bytes) -> Manifest:
                 " edgewright does not know; upgrade it"
             )
         return msgspec.json.decode(stored, type=Manifest)
-    except (msgspec.DecodeError, TypeError) as error:
+    except (msgspec.DecodeError, TypeError, RecursionError) as error:
         raise BundleError(f"{path}: {MANIFEST}: {error}") from error
 
 

@@ -13,7 +13,7 @@ import socket
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -22,7 +22,13 @@ from edge.bundle import BUILTIN
 from edge.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
+_NAME = r"[A-Za-z0-9_.-]{1,64}"
+_STANDARD_STREAM = "-"
+
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+_NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+_Index = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Secret:
@@ -58,11 +64,11 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str = ""
     state_dir: str = "edge-state"
-    commit_ms: float = 20.0
-    max_pending_events: int = 1000
-    telemetry_s: float = 30.0
-    drain_s: float = 10.0
-    stall_s: float = 30.0
+    commit_ms: _NotNegative = 20.0
+    max_pending_events: _Count = 1000
+    telemetry_s: _Positive = 30.0
+    drain_s: _NotNegative = 10.0
+    stall_s: _Positive = 30.0
 
 
 class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,10 +99,10 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[AdapterConfig, ...] | None = None
     variant: str = "auto"
     accelerator: str = "cpu"
-    threads: int = 0
-    max_fps: float = 0.0
-    min_score: float | None = None
-    roi: tuple[int, int, int, int] | None = None
+    threads: _Index = 0
+    max_fps: _NotNegative = 0.0
+    min_score: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    roi: tuple[_Index, _Index, _Count, _Count] | None = None
     rotate: Literal[0, 90, 180, 270] = 0
 
 
@@ -219,19 +225,17 @@ class _Reader:
         document = self._expand(document, "")
         self._refuse_unknown(document, ["device", "pipeline", "sink"], "")
         device = self._struct(DeviceConfig, self._table(document, "device"), "device")
+        if device is not None:
+            name = device.id or self._environ.get("EDGE_DEVICE_ID") or socket.gethostname()
+            device = msgspec.structs.replace(
+                device, id=name, state_dir=self._absolute(device.state_dir)
+            )
+            self._check_name(name, "device.id")
         sinks = [self._sink(*item) for item in self._array(document, "sink")]
         pipelines = [self.pipeline(*item) for item in self._array(document, "pipeline")]
         self._refuse_twins("sink", [sink.name for sink in sinks if sink])
         self._refuse_twins("pipeline", [pipeline.name for pipeline in pipelines if pipeline])
         if self.problems or device is None:
-            return None
-        device = msgspec.structs.replace(
-            device,
-            id=device.id or self._environ.get("EDGE_DEVICE_ID") or socket.gethostname(),
-            state_dir=self._absolute(device.state_dir),
-        )
-        self._check_name(device.id, "device.id")
-        if self.problems:
             return None
         return Config(
             device=device,
@@ -309,8 +313,8 @@ class _Reader:
                 except msgspec.ValidationError as error:
                     self._problem(where, str(error))
                     continue
-                if isinstance(value, str) and _is_path(field):
-                    values[field.name] = self._absolute(value)
+                if isinstance(value, str) and _is_path(field) and value != _STANDARD_STREAM:
+                    values[field.name] = Path(self._absolute(value))
             elif field.required:
                 self._problem(where, "missing")
         if len(self.problems) > before:
@@ -364,7 +368,7 @@ class _Reader:
             self._problem(kind, f"two are called {name!r}; names must differ")
 
     def _check_name(self, name: Any, key: str) -> None:
-        if not isinstance(name, str) or not re.match(_NAME, name):
+        if not isinstance(name, str) or not re.fullmatch(_NAME, name):
             self._problem(key, "must be 1 to 64 letters, digits, '_', '.' or '-'")
 
     def _bundle(self, path: str) -> str:

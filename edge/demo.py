@@ -257,7 +257,7 @@ def annotate(pipeline: Pipeline) -> Array | None:
             (x1, y1 - 8),
             cv2.FONT_HERSHEY_SIMPLEX,
             0.42,
-            (40, 110, 40),
+            (60, 220, 60),
             1,
             cv2.LINE_AA,
         )

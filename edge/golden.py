@@ -30,11 +30,18 @@ def check(model: Model) -> list[GoldenResult]:
 
     Cases of kind `reference` and `raw` belong to all variants unless they name one.
     """
-    return [
-        _check_case(model, case)
-        for case in model.manifest.golden
-        if case.variant in ("", model.variant.name)
-    ]
+    results = []
+    for case in model.manifest.golden:
+        if case.variant not in ("", model.variant.name):
+            continue
+        try:
+            results.append(_check_case(model, case))
+        except (KeyError, ValueError, TypeError) as error:
+            raise BundleError(
+                f"{model.bundle.path}: golden case {case.name} does not fit the model:"
+                f" {type(error).__name__}: {error}"
+            ) from error
+    return results
 
 
 def read_array(bundle: Bundle, path: str) -> Array:
@@ -49,7 +56,7 @@ def read_array(bundle: Bundle, path: str) -> Array:
         return np.asarray(picture)
     try:
         array: Array = np.load(io.BytesIO(data), allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError, OSError) as error:
         raise BundleError(f"{bundle.path}: {path} is not a plain array: {error}") from error
     return array
 

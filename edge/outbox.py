@@ -236,6 +236,7 @@ class Outbox:
                     return
             for _ in group:
                 self._pending.task_done()
+        self._commit([])  # the cursors
 
     def _collect(self) -> list[Event]:
         """The next group: waits for a first event, then `commit_s` for more."""

@@ -61,6 +61,7 @@ class ImagePreprocessor:
             )
         if spec.dtype != expected:
             raise BundleError(f"input {spec}: preprocessing makes {expected}")
+        _check_std(config.std)
         self._config = config
         self._size = (int(width), int(height))
         self._roi = roi
@@ -181,6 +182,7 @@ class WindowPreprocessor:
             raise BundleError(f"input {spec}: the manifest's windows are float32 {list(expected)}")
         if not len(config.mean) == len(config.std) == len(config.channels):
             raise BundleError("preprocess: mean and std need one value per channel")
+        _check_std(config.std)
         self._shape = expected[1:]
         self._mean = np.asarray(config.mean, np.float32)
         self._scale = 1.0 / np.asarray(config.std, np.float32)
@@ -191,6 +193,8 @@ class WindowPreprocessor:
         """A window -> the input tensor; windows have no geometry."""
         if data.shape != self._shape:
             raise FrameError(f"a window here is {list(self._shape)}, this is {list(data.shape)}")
+        if data.dtype.kind not in "fiu":
+            raise FrameError(f"a window holds numbers, this is {data.dtype}")
         if not np.isfinite(data).all():
             raise FrameError("the window holds samples that are not finite")
         self._turn ^= 1
@@ -198,3 +202,8 @@ class WindowPreprocessor:
         np.subtract(data, self._mean, out=tensor[0], casting="unsafe")
         tensor *= self._scale
         return tensor, None
+
+
+def _check_std(std: tuple[float, ...]) -> None:
+    if not all(value > 0 for value in std):
+        raise BundleError(f"preprocess: every std must be above 0, not {list(std)}")

@@ -50,7 +50,7 @@ class ReadingRule:
         row = main_row(outcome[outcome.scores >= self._config.min_score])
         value = "".join(row.names)
         wrong_count = len(row) != self._config.digits if self._config.digits else not len(row)
-        if wrong_count or self._config.between in row.names:
+        if wrong_count or self._config.between in row.names or not value.isdecimal():
             return None
         number = int(value) / 10**self._config.decimals
         reason = self._doubt(number)

@@ -6,7 +6,9 @@ its first seconds with an error that a restart would meet again.
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
 import random
 import signal
 import subprocess
@@ -20,6 +22,8 @@ _EARLY_S = 10.0
 _BACKOFF_S = (1.0, 60.0)
 _NEVER_RESTART = {0, 2, 3, 6, 130}  # done; mend it first; delivered later; Ctrl-C
 _OUR_ERRORS = range(2, 8)
+_PR_SET_PDEATHSIG = 1
+CHILD_MARK = "EDGE_SUPERVISED"
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,9 @@ def run(arguments: Sequence[str]) -> int:
         started_s = time.monotonic()
         # In a session of its own, so that a terminal's Ctrl-C reaches it once, through us.
         child = subprocess.Popen(
-            [sys.executable, "-m", "edge", "run", *arguments], start_new_session=True
+            [sys.executable, "-m", "edge", "run", *arguments],
+            start_new_session=True,
+            env={**os.environ, CHILD_MARK: "1"},
         )
         if stopping.is_set():
             child.terminate()
@@ -58,6 +64,14 @@ def run(arguments: Sequence[str]) -> int:
         stopping.wait(wait_s)
         if stopping.is_set():
             return 0
+
+
+def follow_parent() -> None:
+    """In the child: be terminated when the parent dies, however it dies (Linux only)."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    except (OSError, AttributeError):
+        log.debug("no prctl here: this agent outlives a killed parent")
 
 
 def _backoff_s(failures: int) -> float:

@@ -67,28 +67,42 @@ def _print(bundle: Bundle, golden: dict[str, dict[str, Any]]) -> None:
 def variant_table(
     manifest: Manifest, golden: dict[str, dict[str, Any]]
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: what was measured of each variant when the bundle was built."""
-    metrics = sorted({name for variant in manifest.variants for name in variant.accuracy})
-    header = ["variant", "KB", "max error", "agreement", *metrics, *(["here"] if golden else [])]
-    rows = []
-    for variant in manifest.variants:
-        worst = max((parity.max_error for parity in variant.parity.values()), default=None)
-        row = [
-            variant.name,
-            f"{manifest.files[variant.file].size / 1e3:.0f}",
-            "-" if worst is None else f"{worst:.2g}",
-            _pairs(variant.agreement),
-            *(
-                f"{variant.accuracy[name]:.4f}" if name in variant.accuracy else "-"
-                for name in metrics
-            ),
+    """Header and rows: a column a variant, a row for each thing measured when it was built."""
+    variants = manifest.variants
+    rows = [
+        ["size, KB", *(f"{manifest.files[variant.file].size / 1e3:.0f}" for variant in variants)],
+        *(
+            [
+                f"max error of {output.name}",
+                *(
+                    f"{variant.parity[output.name].max_error:.2g}"
+                    if output.name in variant.parity
+                    else "-"
+                    for variant in variants
+                ),
+            ]
+            for output in variants[0].outputs
+        ),
+        *_metric_rows("agreement", [variant.agreement for variant in variants]),
+        *_metric_rows("accuracy", [variant.accuracy for variant in variants]),
+    ]
+    if golden:
+        verdicts = {True: "right", False: "WRONG", None: "not run"}
+        results = [golden[variant.name] for variant in variants]
+        rows.append(["golden cases here", *(verdicts[result["passed"]] for result in results)])
+        rows.append(["engine here", *(str(result["engine"]) for result in results)])
+    return ["", *(variant.name for variant in variants)], rows
+
+
+def _metric_rows(kind: str, measured: list[dict[str, float]]) -> list[list[str]]:
+    names = list(dict.fromkeys(name for values in measured for name in values))
+    return [
+        [
+            f"{kind}: {name}",
+            *(f"{values[name]:.4f}" if name in values else "-" for values in measured),
         ]
-        if golden:
-            result = golden[variant.name]
-            verdict = {True: "right", False: "WRONG", None: "not run"}[result["passed"]]
-            row.append(f"{verdict} on {result['engine']}")
-        rows.append(row)
-    return header, rows
+        for name in names
+    ]
 
 
 def _pairs(values: dict[str, Any]) -> str:

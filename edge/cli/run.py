@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -10,6 +11,7 @@ from types import FrameType
 import click
 
 from edge import config as configuration
+from edge import supervisor
 from edge.cli import logs
 
 
@@ -28,9 +30,9 @@ def command(config: str, no_supervise: bool, log_format: str, verbose: bool) -> 
     """
     logs.configure(log_format, verbose=verbose)
     loaded = configuration.load(config)
+    if supervisor.CHILD_MARK in os.environ:
+        supervisor.follow_parent()
     if not no_supervise:
-        from edge import supervisor
-
         arguments = [config, "--no-supervise", "--log-format", log_format]
         sys.exit(supervisor.run([*arguments, *(["--verbose"] if verbose else [])]))
     stop = stop_on_signals()

@@ -64,7 +64,7 @@ class OnnxEngine:
 
     def close(self) -> None:
         """Free the session."""
-        del self._session
+        self._session = None
 
 
 def version() -> str:

@@ -35,6 +35,12 @@ class TfliteEngine:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Named tensors in, named tensors out. EngineError when the runtime fails."""
         interpreter = self._interpreter
+        if interpreter is None or inputs.keys() != self._inputs.keys():
+            # The interpreter would silently run on what it was given the last time.
+            raise EngineError(
+                f"{self._runtime}: inference failed: closed, or the inputs are not"
+                f" {', '.join(self._inputs)}"
+            )
         try:
             for name, value in inputs.items():
                 interpreter.set_tensor(self._inputs[name]["index"], value)
@@ -49,7 +55,7 @@ class TfliteEngine:
 
     def close(self) -> None:
         """Free the interpreter."""
-        del self._interpreter
+        self._interpreter = None
 
 
 def _runtime() -> tuple[Any, str]:

@@ -21,6 +21,10 @@ class Softmax:
     def __init__(
         self, params: Params, variant: Variant, *, labels: tuple[str, ...], min_score: float
     ) -> None:
+        if len(variant.outputs) != 1:
+            raise BundleError(
+                f"{variant.name}: softmax takes one output, not {len(variant.outputs)}"
+            )
         (output,) = variant.outputs
         if output.shape != (1, len(labels)):
             raise BundleError(f"{variant.name}: output {output} for {len(labels)} labels")

@@ -33,9 +33,15 @@ class LtrbGrid:
         class_aware_nms: bool = True
         max_candidates: int = 1000
 
+        def __post_init__(self) -> None:
+            if self.stride < 1 or self.max_candidates < 1:
+                raise ValueError("stride and max_candidates must be 1 or more")
+
     def __init__(
         self, params: Params, variant: Variant, *, labels: tuple[str, ...], min_score: float
     ) -> None:
+        if len(variant.inputs) != 1 or len(variant.inputs[0].shape) != 4:
+            raise BundleError(f"{variant.name}: ltrb_grid needs one input, a picture")
         (spec,) = variant.inputs
         height, width = spec.shape[2:] if spec.layout == "nchw" else spec.shape[1:3]
         columns = width // params.stride
@@ -87,7 +93,7 @@ class LtrbGrid:
         import cv2
 
         corner_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        arguments = (self._min_score, self._params.nms_iou)
+        arguments = (0.0, self._params.nms_iou)  # its own threshold drops what is equal to it
         if self._params.class_aware_nms:
             keep = cv2.dnn.NMSBoxesBatched(
                 corner_size.tolist(), scores.tolist(), classes.tolist(), *arguments

@@ -26,12 +26,12 @@ class JsonLines:
     class Config(msgspec.Struct, frozen=True, kw_only=True):
         """`path` is a file, appended to, or "-" for standard output (the default)."""
 
-        path: str = "-"
+        path: Path = msgspec.field(default_factory=lambda: _STDOUT)
 
     window = 256
 
     def __init__(self, config: Config, *, device: str) -> None:
-        self._path = Path(config.path)
+        self._path = config.path
         self._file: BinaryIO | None = None
         self._written: list[int] = []
 
@@ -68,7 +68,10 @@ class JsonLines:
         """Close the file; standard output stays open."""
         self._written = []
         if self._file is not None and self._path != _STDOUT:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError:  # a full disk, which `send` has told
+                pass
         self._file = None
 
 

@@ -197,7 +197,10 @@ class Mqtt:
 
 def _address(url: str) -> tuple[str, int, bool]:
     """Host, port, and whether TLS is used. ValueError when the URL is not one of ours."""
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # its text may hold a part of the password
+        raise ValueError("url is not a well-formed address") from None
     if parts.scheme not in _SCHEMES or not parts.hostname:
         raise ValueError("url must be mqtt://host[:port] or mqtts://host[:port]")
     if parts.username or parts.password:

@@ -37,6 +37,11 @@ class Camera:
         open_timeout_s: float = 10.0
         read_timeout_s: float = 5.0
 
+        def __post_init__(self) -> None:
+            if self.url == "":
+                raise ValueError("url is empty")
+            without_credentials(self.url)
+
         def __repr__(self) -> str:
             return f"Camera.Config(url={without_credentials(self.url)!r})"
 
@@ -192,9 +197,15 @@ def open_capture(url: str | int, open_timeout_s: float, read_timeout_s: float) -
 
 
 def without_credentials(url: str | int) -> str:
-    """The address as it may be shown: user name and password replaced."""
+    """The address as it may be shown: user name and password replaced.
+
+    ValueError when it is not an address.
+    """
     if isinstance(url, int):
         return f"camera {url}"
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # its text may hold a part of the password
+        raise ValueError("url is not a well-formed address") from None
     _, at, host = parts.netloc.rpartition("@")
     return urllib.parse.urlunsplit(parts._replace(netloc=f"***@{host}" if at else host))

@@ -33,7 +33,7 @@ class WindowConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`path` is a file or "-". What is left out of `channels` (columns or fields in the model's
     order), `length` and `hop` (samples) is taken from the bundle."""
 
-    path: str = str(_STDIN)
+    path: Path = msgspec.field(default_factory=lambda: _STDIN)
     channels: tuple[str, ...] = ()
     length: int = 0
     hop: int = 0
@@ -72,8 +72,8 @@ class Window:
 class _Lines:
     """Lines of a file or of standard input, without ever waiting longer than asked."""
 
-    def __init__(self, path: str) -> None:
-        self._waits = path == str(_STDIN)
+    def __init__(self, path: Path) -> None:
+        self._waits = path == _STDIN
         try:
             self._file: BinaryIO = (
                 sys.stdin.buffer if self._waits else open(path, "rb")  # noqa: SIM115 - see close
@@ -165,14 +165,15 @@ class _Samples:
             sample = self._parse(line)
             if sample is None:
                 return None
-            values = np.array(sample, np.float32)
+            with np.errstate(over="ignore"):  # what is too large becomes infinite
+                values = np.array(sample, np.float32)
             if not np.isfinite(values).all():
                 raise FrameError("a value is not finite")
             return self._window.add(values)
         except EndOfStream:
             self.state = SourceState(state="ended")
             raise
-        except (FrameError, ValueError, OverflowError) as error:
+        except (FrameError, ValueError, OverflowError, RecursionError, csv.Error) as error:
             self._window.clear()
             raise FrameError(f"{self._path}, line {self._row}: {error}") from error
 
