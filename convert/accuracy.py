@@ -23,15 +23,15 @@ def measure(
 
 
 def _accuracy(predictions: Sequence[Prediction], truths: Sequence[Mapping[str, Any]]) -> float:
-    from sklearn.metrics import accuracy_score  # type: ignore[import-untyped]
+    from sklearn.metrics import accuracy_score
 
     found = [p.index for p in predictions if isinstance(p, Classification)]
     return float(accuracy_score([int(truth["class"]) for truth in truths], found))
 
 
 def _map50(predictions: Sequence[Prediction], truths: Sequence[Mapping[str, Any]]) -> float:
-    from pycocotools.coco import COCO  # type: ignore[import-untyped]
-    from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
 
     wanted = [
         box

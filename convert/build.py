@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from convert import gate, golden, installed, quantize
+from convert.errors import ConversionError
 from convert.exporters import onnx, tflite
 from convert.importers import torch
 from convert.layouts import channels_last, to_layout
@@ -27,7 +28,7 @@ from convert.screen import Screen
 from convert.verify import verify
 from edge import bundle
 from edge.bundle import Bundle
-from edge.errors import EdgeError
+from edge.errors import EdgeError, FrameError
 from edge.manifest import FORMAT, FileEntry, GoldenCase, Manifest, Provenance, Variant
 from edge.model import Model
 from edge.types import Array, Prediction, TensorSpec
@@ -42,7 +43,11 @@ def build(recipe: Recipe, destination: Path, options: Options, screen: Screen) -
     ConversionError when the recipe's code fails; BundleError when the destination cannot be used.
     What the gate refuses stands in the result.
     """
-    return _Build(recipe, options, screen).run(destination)
+    try:
+        return _Build(recipe, options, screen).run(destination)
+    except FrameError as error:
+        code = recipe.folder / recipe.model.code
+        raise ConversionError(f"{code}: gave a raw input that edge cannot take: {error}") from error
 
 
 class _Build:
@@ -282,7 +287,7 @@ class _Recorded(Generic[T]):
 
 def _path(report: VariantReport) -> str:
     """Where a variant's model lies in the bundle."""
-    return f"models/{report.name}.{report.format}"
+    return f"variants/{report.name}.{report.format}"
 
 
 def _close(models: Mapping[str, Model]) -> None:

@@ -35,7 +35,7 @@ def onnx_int8(model: bytes, name: str, tensors: Sequence[Array]) -> bytes:
     Measured on x86, unsigned activations run 1.4 to 3 times as fast as signed ones. The weights
     keep 7 bits: 8 would overflow in the 16-bit sums of x86 processors without VNNI, silently.
     """
-    from onnxruntime import quantization  # type: ignore[import-untyped]
+    from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -67,14 +67,14 @@ def tflite_int8(model: bytes, name: str, tensors: Sequence[Array]) -> bytes:
     The library's own calibration is a moving average of the extremes; it cut logits short by 40 %
     where plain extremes were 2 % off, so those are taken.
     """
-    from litert_quantizer import (  # type: ignore[import-untyped]
+    from litert_quantizer import (
         algorithm_manager,
         calibrator,
         qtyping,
         quantizer,
         recipe_manager,
     )
-    from litert_quantizer.utils import qsv_utils  # type: ignore[import-untyped]
+    from litert_quantizer.utils import qsv_utils
 
     rules = recipe_manager.RecipeManager()
     operations = qtyping.TFLOperationName

@@ -1,4 +1,7 @@
-"""recipe.toml -> frozen structs. All mistakes are reported together, with file and key."""
+"""recipe.toml -> frozen structs; RECIPE.md is the written format.
+
+All mistakes are reported together, with file and key.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _REQUIRED = ("build", "calibration", "evaluation", "golden")
 
 
 class RecipeCode:
-    """The functions that model.py offers.
+    """The functions that model.py offers; RECIPE.md describes them.
 
     Raw inputs are what edge's sources give: uint8 [H, W, 3] BGR, or float32 [T, C] in physical
     units. A prediction holds `scores` float32 [C] (classify), or `boxes` float32 [N, 4] xyxy in
@@ -67,7 +67,11 @@ class RecipeCode:
         """The recipe's own measures of the task; empty when it has none."""
         if not self.has("metrics"):
             return {}
-        return {name: float(v) for name, v in self._call("metrics", predictions, truths).items()}
+        found = self._call("metrics", predictions, truths)
+        try:
+            return {str(name): float(value) for name, value in found.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise self._failed("metrics", error) from error
 
     def _call(self, function: str, *arguments: Any) -> Any:
         try:

@@ -81,9 +81,9 @@ class Result:
             put("size, kB", index, f"{report.size / 1000:.1f}" if report.size else "-")
         for index, (_, measured) in enumerate(columns):
             for output, parity in measured.parity.items():
-                put(f"parity {output}: max", index, f"{parity.max_error:.2g}")
-                put(f"parity {output}: p99", index, f"{parity.p99_error:.2g}")
-                put(f"parity {output}: cosine", index, f"{parity.cosine:.5f}")
+                put(f"{output}: max error", index, f"{parity.max_error:.2g}")
+                put(f"{output}: p99 error", index, f"{parity.p99_error:.2g}")
+                put(f"{output}: cosine", index, f"{parity.cosine:.5f}")
             for name, value in measured.agreement.items():
                 put(f"agreement: {name}", index, f"{value:.4f}")
         for index, (_, measured) in enumerate(columns):

@@ -92,11 +92,11 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table()
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for index, title in enumerate(header):
-            table.add_column(title, justify="right" if index else "left")
+            table.add_column(title, justify="right" if index else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*row, style=("bold" if row is rows[-1] else None))
         Console().print(table)
         return
     widths = [max(len(row[index]) for row in (header, *rows)) for index in range(len(header))]

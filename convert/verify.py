@@ -73,6 +73,7 @@ def verify(
     answers = {name: _Answers() for name in models}
     truths: list[dict[str, Any]] = []
     for raw, truth in samples:
+        _check_truth(truth, recipe)
         for name, model in models.items():
             _ask(model, raw, answers[name])
         tensor, geometry = _original_input(next(iter(models.values())), recipe, raw)
@@ -164,6 +165,16 @@ def _original_input(model: Model, recipe: Recipe, raw: Array) -> tuple[Array, An
     """The input tensor as edge makes it, in the layout of the original; and its geometry."""
     tensor, geometry = model.preprocess(raw)
     return to_layout(tensor, model.variant.inputs[0], recipe.input.spec), geometry
+
+
+def _check_truth(truth: Mapping[str, Any], recipe: Recipe) -> None:
+    wanted = ("class",) if recipe.task == "classify" else ("boxes", "classes")
+    missing = [key for key in wanted if key not in truth]
+    if missing:
+        raise ConversionError(
+            f"{recipe.folder / recipe.model.code}: evaluation() gave a truth without"
+            f" {', '.join(missing)}"
+        )
 
 
 def _ask(model: Model, raw: Array, answers: _Answers) -> None:

@@ -93,6 +93,12 @@ class Agent:
             Worker("reporter", self._report),
             Worker("status", StatusServer(Path(self._config.device.state_dir), self.status).run),
         ]
+        for pipeline in self.pipelines:
+            ref = pipeline.model.ref
+            log.info(
+                "pipeline %s: %s %s (%s) on %s",
+                pipeline.name, ref.name, ref.version, ref.variant, pipeline.model.engine,
+            )  # fmt: skip
         service_threads = [self._start(worker, stop_services) for worker in services]
         pipeline_threads = [self._start(worker, stop_pipelines) for worker in pipelines]
         try:
@@ -112,6 +118,7 @@ class Agent:
             self.outbox.close()
         if self._failure is not None:
             raise self._failure
+        log.info("stopped; %d events wait in the outbox", left)
         if left and not asked:
             raise SinkError(f"{left} events are not delivered yet; they stay in the outbox")
 

@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
@@ -112,7 +112,7 @@ def write(destination: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         scratch.chmod(0o755)
         Bundle.open(scratch)
         if destination.exists():
-            if not (destination / MANIFEST).exists() and any(destination.iterdir()):
+            if not _may_be_replaced(destination):
                 raise BundleError(f"{destination}: not empty and not a bundle; name another place")
             _exchange(scratch, destination)
         else:
@@ -120,6 +120,19 @@ def write(destination: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return Bundle.open(destination)
+
+
+def _may_be_replaced(place: Path) -> bool:
+    """An empty folder, or a bundle of whatever format version, however damaged its files are."""
+    if not place.is_dir():
+        return False
+    try:
+        header = msgspec.json.decode((place / MANIFEST).read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        return not any(place.iterdir())
+    except (OSError, msgspec.DecodeError, RecursionError):
+        return False
+    return str(header.get("format")).startswith(FORMAT.partition("/")[0] + "/")
 
 
 def _exchange(scratch: Path, destination: Path) -> None:

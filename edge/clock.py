@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Literal
 
+from edge.types import Array, Frame
 from edge.wire import Time, wall_text
 
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
@@ -32,6 +33,17 @@ def _clock_state() -> Literal["synced", "unsynced", "unknown"]:
     if state < 0:
         return "unknown"
     return "unsynced" if state == _TIME_ERROR else "synced"
+
+
+def capture(data: Array, *, source: str, number: int) -> Frame:
+    """A frame captured now."""
+    return Frame(
+        data=data,
+        source=source,
+        number=number,
+        mono_ns=time.monotonic_ns(),
+        wall_ns=time.time_ns(),
+    )
 
 
 class Clock:

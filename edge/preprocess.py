@@ -76,6 +76,8 @@ class ImagePreprocessor:
         self._turn = 0
         self._scale = 1.0 / np.asarray(config.std, np.float32)
         self._offset = -np.asarray(config.mean, np.float32) * self._scale
+        self._uniform = len(set(config.std)) == 1 and not self._offset.any()
+        self._ordered = np.empty((height, width, 3)[: 2 if channels == 1 else 3], np.uint8)
 
     def __call__(self, data: Array) -> tuple[Array, Geometry | None]:
         """A picture -> the input tensor and where its pixels lie in the source."""
@@ -155,22 +157,28 @@ class ImagePreprocessor:
 
     def _fill(self, view: Array) -> None:
         """Write the canvas (uint8 BGR) into the tensor, seen as [H, W, C]."""
+        ordered = self._reorder()
+        if self._config.folded:
+            view[:] = ordered
+        elif self._uniform and view.flags.c_contiguous:
+            np.multiply(ordered, self._scale[0], out=view)
+        else:
+            for channel in range(view.shape[2]):
+                plane = view[:, :, channel]
+                np.multiply(ordered[:, :, channel], self._scale[channel], out=plane)
+                if self._offset[channel]:
+                    plane += self._offset[channel]
+
+    def _reorder(self) -> Array:
+        """The canvas in the model's order of colours, [H, W, C]."""
         import cv2
 
-        config = self._config
-        if config.color == "gray":
-            gray = cv2.cvtColor(self._canvas, cv2.COLOR_BGR2GRAY)[:, :, None]
-            ordered: Array = gray
-        else:
-            ordered = self._canvas[:, :, ::-1] if config.color == "rgb" else self._canvas
-        if config.folded:
-            view[:] = ordered
-            return
-        for channel in range(view.shape[2]):
-            plane = view[:, :, channel]
-            np.multiply(ordered[:, :, channel], self._scale[channel], out=plane)
-            if self._offset[channel]:
-                plane += self._offset[channel]
+        color = self._config.color
+        if color == "bgr":
+            return self._canvas
+        code = cv2.COLOR_BGR2RGB if color == "rgb" else cv2.COLOR_BGR2GRAY
+        cv2.cvtColor(self._canvas, code, dst=self._ordered)
+        return self._ordered if color == "rgb" else self._ordered[:, :, None]
 
 
 class WindowPreprocessor:

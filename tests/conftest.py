@@ -1,37 +1,17 @@
-"""What all tests share: the rule for missing programs, and the committed bundles."""
+"""What all tests share: the committed bundles and a broker. Missing programs: see needs.py."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from broker import Mosquitto
+
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def missing(what: str) -> None:
-    """A test cannot run here: skipped at a desk, failed where CI says that nothing may be."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is missing, and with CI=true nothing may skip")
-    pytest.skip(f"{what} is missing")
-
-
-def need_program(name: str) -> str:
-    """The path of a program; see `missing`."""
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
-    if found is None:
-        missing(name)
-        raise AssertionError  # not reached
-    return found
-
-
-def need_module(name: str) -> None:
-    """A package that has to be installed; see `missing`."""
-    if importlib.util.find_spec(name.partition(".")[0]) is None:
-        missing(f"the package {name}")
 
 
 @pytest.fixture
@@ -44,3 +24,12 @@ def wrist_bundle() -> Path:
 def meter_bundle() -> Path:
     """The committed bundle of models/meter_reader: pictures, detect."""
     return ROOT / "models/meter_reader/bundle"
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A fresh broker that lets everybody in and keeps nothing. Others are made by hand."""
+    from broker import Mosquitto
+
+    with Mosquitto(tmp_path) as broker:
+        yield broker

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import litert_torch  # type: ignore[import-untyped]
+import litert_torch
 import torch
 
 from convert.importers.torch import NamedOutputs, TorchModel

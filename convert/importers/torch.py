@@ -37,7 +37,7 @@ class TorchModel:
         return {name: value.numpy() for name, value in name_outputs(found, self.outputs).items()}
 
 
-class NamedOutputs(torch.nn.Module):
+class NamedOutputs(torch.nn.Module):  # type: ignore[misc]  # torch is not followed
     """The same model with its outputs in a dict, by the names of the recipe."""
 
     def __init__(self, module: torch.nn.Module, outputs: tuple[str, ...]) -> None:

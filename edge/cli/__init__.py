@@ -62,11 +62,11 @@ def edge() -> None:
 def main() -> None:
     """Run the command line; ends the process with the documented exit code."""
     try:
-        edge.main(standalone_mode=False)
+        # click returns the code of `Exit` here, instead of raising it
+        code = edge.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         sys.exit(130)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from edge.clock import capture
 from edge.errors import SourceError
 from edge.manifest import Preprocess
 from edge.seams import EndOfStream
@@ -63,7 +64,6 @@ class Camera:
         if self._capture is None and not self._connect(timeout_s):
             return None
         ok, picture = self._capture.read()
-        mono_ns, wall_ns = time.monotonic_ns(), time.time_ns()
         if not ok or picture is None:
             self._lost("no frame came")
             return None
@@ -71,13 +71,7 @@ class Camera:
             self.state = SourceState(state="running", detail=self._shown)
             self._failures = 0
         self._number += 1
-        return Frame(
-            data=picture,
-            source=self._name,
-            number=self._number - 1,
-            mono_ns=mono_ns,
-            wall_ns=wall_ns,
-        )
+        return capture(picture, source=self._name, number=self._number - 1)
 
     def close(self) -> None:
         """Let go of the camera."""
@@ -148,13 +142,7 @@ class Video:
             self.state = SourceState(state="ended")
             raise EndOfStream
         self._number += 1
-        return Frame(
-            data=picture,
-            source=self._name,
-            number=self._number - 1,
-            mono_ns=time.monotonic_ns(),
-            wall_ns=time.time_ns(),
-        )
+        return capture(picture, source=self._name, number=self._number - 1)
 
     def close(self) -> None:
         """Close the file."""

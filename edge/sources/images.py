@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import glob
 import os
-import time
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from edge.clock import capture
 from edge.errors import FrameError, SourceError
 from edge.manifest import Preprocess
 from edge.seams import EndOfStream
@@ -76,10 +76,4 @@ def _read_picture(file: Path, source: str, number: int) -> Frame:
         picture = None
     if picture is None:
         raise FrameError(f"{file}: not a picture that can be read")
-    return Frame(
-        data=picture,
-        source=source,
-        number=number,
-        mono_ns=time.monotonic_ns(),
-        wall_ns=time.time_ns(),
-    )
+    return capture(picture, source=source, number=number)

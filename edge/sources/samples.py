@@ -1,7 +1,7 @@
 """Sensor samples from CSV or JSON lines, in windows: a file, or standard input with "-".
 
-A window is float32 [length, C]. A row that cannot be used is dropped, and since the window would
-then lie about time, the window starts anew behind it: one bad frame is counted for the gap.
+A window is float32 [length, C]. A row that cannot be used is dropped and counted as a bad frame;
+since the window would then lie about time, it starts anew behind that row.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
+from edge.clock import capture
 from edge.errors import ConfigError, FrameError, SourceError
 from edge.manifest import Preprocess, WindowPreprocess
 from edge.seams import EndOfStream
@@ -140,13 +141,7 @@ class _Samples:
             window = self._next_window(max(0.0, deadline - time.monotonic()))
             if window is not None:
                 self._number += 1
-                return Frame(
-                    data=window,
-                    source=self._name,
-                    number=self._number - 1,
-                    mono_ns=time.monotonic_ns(),
-                    wall_ns=time.time_ns(),
-                )
+                return capture(window, source=self._name, number=self._number - 1)
             if time.monotonic() >= deadline:
                 return None
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from edge.clock import capture
 from edge.errors import SourceError
 from edge.manifest import Preprocess
 from edge.seams import EndOfStream
@@ -66,13 +67,7 @@ class DemoMeter:
             return None
         time.sleep(max(0.0, due - now))
         number, self._number = self._number, self._number + 1
-        return Frame(
-            data=self.picture(number),
-            source=self._name,
-            number=number,
-            mono_ns=time.monotonic_ns(),
-            wall_ns=time.time_ns(),
-        )
+        return capture(self.picture(number), source=self._name, number=number)
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -251,13 +246,7 @@ class DemoWrist:
         while window is None:
             window = self._window.add(self._next_sample())
         number, self._number = self._number, self._number + 1
-        return Frame(
-            data=window,
-            source=self._name,
-            number=number,
-            mono_ns=time.monotonic_ns(),
-            wall_ns=time.time_ns(),
-        )
+        return capture(window, source=self._name, number=number)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -29,8 +29,8 @@ BETWEEN = CLASSES - 1
 MAX_REACH = 8.0  # strides: no side of a digit is further than this from its middle
 MATCH_IOU = 0.5
 
-# Scenes that the reference reads without doubt, none below a score of 0.6.
-GOLDEN_SEEDS = (0, 1, 2, 3, 4, 5, 6, 7)
+# Scenes that the reference reads right with no score below 0.7.
+GOLDEN_SEEDS = (7, 18, 21, 23, 30, 31, 42, 56, 61, 88, 93, 97)
 GOLDEN_SIZE = (480, 240)  # width, height, px
 
 

@@ -196,6 +196,26 @@ def test_an_older_bundle_comes_back_when_the_exchange_is_interrupted(
     assert not [path for path in older.path.parent.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('{"class": index % 3}', '{"klass": 0}', "evaluation() gave a truth without class"),
+        ("size=(32, 3)", "size=(31, 3)", "a raw input that edge cannot take: a window here is"),
+        ('return {"scores": ', 'return {"score": ', "predict() gave no 'scores'"),
+        ("super().__init__()", "raise OSError('no disk')", "build(): OSError: no disk"),
+    ],
+)
+def test_mistakes_in_the_code_of_a_recipe_are_said_in_one_line(
+    old: str, new: str, message: str, trained_recipe: Recipes, run_convert: Convert
+) -> None:
+    folder = trained_recipe("beeps")
+    _change(folder / "model.py", old, new)
+    done = run_convert(folder, "--only", "onnx-fp32")
+    assert done.exit_code == 8
+    (line,) = done.stderr.splitlines()
+    assert message in line
+
+
 def test_weights_of_another_model(trained_recipe: Recipes, run_convert: Convert) -> None:
     import shutil
 

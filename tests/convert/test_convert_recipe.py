@@ -10,6 +10,7 @@ import pytest
 from convert import recipe
 from convert.recipe import Bounds, Gate
 from edge.errors import ConfigError
+from edge.manifest import ImagePreprocess, Thresholds, WindowPreprocess
 
 
 def _change(folder: Path, *changes: tuple[str, str]) -> Path:
@@ -93,3 +94,16 @@ def test_weights_that_would_have_to_be_unpickled(copy_recipe: Callable[[str], Pa
 def test_a_folder_without_a_recipe(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         recipe.load(tmp_path)
+
+
+def test_the_written_format_names_every_key_and_the_default_bounds() -> None:
+    text = (Path(recipe.__file__).parent / "RECIPE.md").read_text()
+    structs = (
+        *(recipe.ModelSection, recipe.InputSection, recipe.OutputSection, recipe.DataSource),
+        *(ImagePreprocess, WindowPreprocess, Thresholds),
+    )
+    keys = {key for struct in structs for key in struct.__struct_fields__} - {"folded"}
+    assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
+    for key in Bounds.__struct_fields__:
+        fp32, int8 = (getattr(bounds, key) for bounds in (Gate().fp32, Gate().int8))
+        assert f"| `{key}` | {fp32:g} | {int8:g} |" in text

@@ -1,0 +1,31 @@
+"""The rule for what is missing on a machine: skipped at a desk, failed where CI forbids it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+
+import pytest
+
+
+def missing(what: str) -> None:
+    """A test cannot run here: skipped at a desk, failed where CI says that nothing may be."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is missing, and with CI=true nothing may skip")
+    pytest.skip(f"{what} is missing")
+
+
+def need_program(name: str) -> str:
+    """The path of a program; see `missing`."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if found is None:
+        missing(name)
+        raise AssertionError  # not reached
+    return found
+
+
+def need_module(name: str) -> None:
+    """A package that has to be installed; see `missing`."""
+    if importlib.util.find_spec(name.partition(".")[0]) is None:
+        missing(f"the package {name}")
