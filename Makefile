@@ -37,7 +37,9 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# aeon only for its data, which wrist_activity is calibrated and judged on.
 bundles: $(VENV)/.convert
+	$(PIP) install --no-deps aeon
 	$(BIN)/edge convert models/wrist_activity
 	$(BIN)/edge convert models/meter_reader
 

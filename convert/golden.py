@@ -24,8 +24,8 @@ from edge.types import Array, Prediction
 
 RAW_CASES = 2
 RAW_TOLERANCE = {"detect": {"iou": 0.8, "score": 0.15}, "classify": {"score": 0.15}}
-# On meter_reader, other kernels of the same runtimes differed by 8e-7 (fp32) and 0.018 (int8, whose
-# roundings to steps of 1/255 add up from layer to layer).
+# On meter_reader, other kernels differed by 9e-7 (fp32) and 0.021 (int8, whose roundings to steps
+# of 1/255 add up): ONNX Runtime unoptimised, LiteRT without XNNPACK, tflite-runtime.
 VARIANT_TOLERANCE = {"fp32": 1e-4, "int8": 0.05}
 REFERENCE_FLOOR = 1e-3
 

@@ -16,26 +16,30 @@ Watch a source, frame by frame:
             print(step.frame.number, step.prediction, step.outcome)
 
 Everything beyond that (several pipelines, MQTT, the outbox) is `edge run edge.toml`.
-Importing this package imports no engine, no cv2 and no command line.
+Importing this package imports next to nothing: names are loaded when they are used.
 """
 
 from __future__ import annotations
 
-from edge.bundle import Bundle
-from edge.errors import (
-    BundleError,
-    ConfigError,
-    EdgeError,
-    EngineError,
-    FrameError,
-    OutboxError,
-    SinkError,
-    SourceError,
-)
-from edge.model import Model, load
-from edge.pipeline import Pipeline, Step
-from edge.types import Classification, Detections, Frame, Reading
-from edge.wire import Event
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge.bundle import Bundle
+    from edge.errors import (
+        BundleError,
+        ConfigError,
+        EdgeError,
+        EngineError,
+        FrameError,
+        OutboxError,
+        SinkError,
+        SourceError,
+    )
+    from edge.model import Model, load
+    from edge.pipeline import Pipeline, Step
+    from edge.types import Classification, Detections, Frame, Reading
+    from edge.wire import Event
 
 __all__ = [
     "Bundle",
@@ -57,3 +61,29 @@ __all__ = [
     "Step",
     "load",
 ]
+
+_HOMES = {
+    "Bundle": "bundle",
+    "Model": "model",
+    "load": "model",
+    "Pipeline": "pipeline",
+    "Step": "pipeline",
+    "Classification": "types",
+    "Detections": "types",
+    "Frame": "types",
+    "Reading": "types",
+    "Event": "wire",
+}
+
+
+def __getattr__(name: str) -> object:
+    """A public name at its first use."""
+    if name not in __all__:
+        raise AttributeError(f"module 'edge' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"edge.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -156,7 +156,7 @@ def json_schema() -> dict[str, Any]:
                     "title": name,
                     "description": body.get("description", ""),
                     "properties": {"type": {"const": name}, **extra, **body.get("properties", {})},
-                    "required": ["type", *extra, *body.get("required", [])],
+                    "required": ["type", *body.get("required", [])],
                     "additionalProperties": False,
                 }
             )
@@ -164,19 +164,20 @@ def json_schema() -> dict[str, Any]:
 
     def table(struct: type[msgspec.Struct], **replaced: Any) -> dict[str, Any]:
         schema = msgspec.json.schema(struct, schema_hook=lambda _: {})
-        body = next(iter(schema["$defs"][name] for name in [struct.__name__]))
+        body = schema["$defs"][struct.__name__]
         for key in ("source", "rules", "options"):
             body["properties"].pop(key, None)
         body["properties"].update(replaced)
         body["required"] = [*(k for k in body.get("required", []) if k in body["properties"])]
         return {**body, "additionalProperties": False}
 
+    name = {"type": "string", "pattern": f"^{_NAME}$"}
     pipeline = table(
         PipelineConfig,
+        name=name,
         source=adapters("sources", extra={}),
         rule={"type": "array", "items": adapters("rules", extra={})},
     )
-    pipeline["required"].append("source")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "edge.toml",
@@ -187,7 +188,7 @@ def json_schema() -> dict[str, Any]:
             "sink": {
                 "type": "array",
                 "minItems": 1,
-                "items": adapters("sinks", extra={"name": {"type": "string"}}),
+                "items": adapters("sinks", extra={"name": name}),
             },
         },
         "required": ["pipeline", "sink"],

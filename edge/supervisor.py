@@ -33,10 +33,10 @@ def run(arguments: Sequence[str]) -> int:
     stopping = threading.Event()
     child: subprocess.Popen[bytes] | None = None
 
-    def handle(number: int, _: FrameType | None) -> None:
+    def handle(_: int, __: FrameType | None) -> None:
         stopping.set()
         if child is not None and child.poll() is None:
-            child.send_signal(number)
+            child.terminate()  # not SIGINT: a child that still imports shows a traceback for it
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
         child = subprocess.Popen(
             [sys.executable, "-m", "edge", "run", *arguments],
             start_new_session=True,
-            env={**os.environ, CHILD_MARK: "1"},
+            env={**os.environ, CHILD_MARK: str(os.getpid())},
         )
         if stopping.is_set():
             child.terminate()
@@ -72,6 +72,8 @@ def follow_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     except (OSError, AttributeError):
         log.debug("no prctl here: this agent outlives a killed parent")
+    if os.environ[CHILD_MARK] != str(os.getppid()):  # it died before we asked
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _backoff_s(failures: int) -> float:

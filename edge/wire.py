@@ -186,14 +186,14 @@ def payload_of(outcome: Outcome) -> Payload:
     payload: Payload
     if isinstance(outcome, Detections):
         payload = DetectionsData(
-            boxes=outcome.boxes.round(1).tolist(),
-            scores=outcome.scores.round(4).tolist(),
+            boxes=outcome.boxes.astype(float).round(1).tolist(),
+            scores=outcome.scores.astype(float).round(4).tolist(),
             classes=outcome.classes.tolist(),
             labels=outcome.names,
         )
         numbers = [*payload.scores, *(value for box in payload.boxes for value in box)]
     elif isinstance(outcome, Classification):
-        scores = dict(zip(outcome.labels, outcome.scores.round(4).tolist(), strict=True))
+        scores = dict(zip(outcome.labels, outcome.scores.astype(float).round(4).tolist(), strict=True))
         payload = ClassificationData(
             label=outcome.label, score=scores[outcome.label], scores=scores
         )

@@ -135,6 +135,7 @@ class Subscriber:
         port: int,
         topic: str,
         *,
+        host: str = HOST,
         ca: Path | None = None,
         user: tuple[str, str] | None = None,
     ) -> None:
@@ -157,7 +158,7 @@ class Subscriber:
         self._client.on_message = lambda _, __, m: self.messages.append(
             (m.topic, m.retain, m.payload)
         )
-        self._client.connect(HOST, port)
+        self._client.connect(host, port)
         self._client.loop_start()
         self.wait_subscribed()
 

@@ -43,7 +43,11 @@ def manifest(**changes: Any) -> Manifest:
                 name="onnx-fp32", format="onnx", precision="fp32", file="models/a.onnx", **spec
             ),
             Variant(
-                name="tflite-int8", format="tflite", precision="int8", file="models/b.tflite", **spec
+                name="tflite-int8",
+                format="tflite",
+                precision="int8",
+                file="models/b.tflite",
+                **spec,
             ),
         ),
         "files": {name: {"size": 0, "sha256": ""} for name in MODEL_FILES},

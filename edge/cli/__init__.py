@@ -1,7 +1,7 @@
 """The command `edge`: one file a command, loaded when it is used.
 
 Commands are found in the table below and in the entry points `edge.commands`. Exit codes: 0 done,
-1 unexpected, 2 configuration or usage, 3 bundle, 4 source, 5 engine, 6 sink, 7 outbox, 130 Ctrl-C.
+1 unexpected, 2 configuration or usage, 3 bundle, 4 source, 5 engine, 6 sink, 7 outbox, 8 conversion, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import signal
 import sys
 import traceback
 
@@ -62,6 +63,8 @@ def edge() -> None:
 def main() -> None:
     """Run the command line; ends the process with the documented exit code."""
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see __main__
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         # click returns the code of `Exit` here, instead of raising it
         code = edge.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

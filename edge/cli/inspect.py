@@ -18,8 +18,9 @@ from edge.manifest import Manifest
 @click.command("inspect")
 @click.argument("bundle")
 @click.option("--run", "run_cases", is_flag=True, help="Run the golden cases of every variant.")
+@click.option("--markdown", is_flag=True, help="Only the table of variants, for a README.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def command(bundle: str, run_cases: bool, as_json: bool) -> None:
+def command(bundle: str, run_cases: bool, markdown: bool, as_json: bool) -> None:
     """Verify BUNDLE (a directory, a .tar, or builtin:NAME) and show what it holds."""
     logs.configure(quiet=True)
     opened = Bundle.open(bundle)
@@ -27,6 +28,8 @@ def command(bundle: str, run_cases: bool, as_json: bool) -> None:
     if as_json:
         answer = {"identity": opened.identity, "manifest": msgspec.to_builtins(opened.manifest)}
         click.echo(json.dumps({**answer, **({"golden": golden} if run_cases else {})}))
+    elif markdown:
+        click.echo(tables.markdown(*variant_table(opened.manifest, golden)))
     else:
         _print(opened, golden)
     wrong = [name for name, result in golden.items() if result["passed"] is False]

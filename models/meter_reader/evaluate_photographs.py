@@ -1,7 +1,7 @@
 """Judge the meter reader on photographs: `EDGE_ASSETS=… python evaluate_photographs.py`.
 
 $EDGE_ASSETS/meter_digits holds photographs of single digits by others. They are read here and
-nowhere else: never trained on, never copied, never used to choose anything. Five crops, each at
+nowhere else: never trained on, never copied. Five crops, each at
 its own shape and 100 px high, are laid side by side, and the strip is read as any other picture; a
 digit is found when a box's centre lies in its crop, and read by the surest such box.
 

@@ -157,7 +157,8 @@ def decode(ltrb: Array, scores: Array) -> tuple[Array, Array, Array]:
     boxes = np.concatenate([centre - ltrb[sure, :2], centre + ltrb[sure, 2:]], 1) * STRIDE
     kept: list[int] = []
     for i in range(len(sure)):
-        if all(_iou(boxes[i], boxes[k : k + 1])[0] <= RECIPE["decoder"]["nms_iou"] for k in kept):
+        overlaps = box_iou(boxes[i], boxes[kept])
+        if (overlaps <= RECIPE["decoder"]["nms_iou"]).all():
             kept.append(i)
     return (
         boxes[kept].astype(np.float32).reshape(-1, 4),
@@ -166,7 +167,7 @@ def decode(ltrb: Array, scores: Array) -> tuple[Array, Array, Array]:
     )
 
 
-def _iou(box: Array, others: Array) -> Array:
+def box_iou(box: Array, others: Array) -> Array:
     """Intersection over union of a box [4] with each of [N, 4]."""
     low = np.maximum(box[:2], others[:, :2])
     high = np.minimum(box[2:], others[:, 2:])
@@ -209,7 +210,7 @@ def metrics(predictions: list[dict[str, Any]], truths: list[dict[str, Any]]) -> 
     for prediction, truth in zip(predictions, truths, strict=True):
         free = np.ones(len(truth["boxes"]), bool)
         for box, kind in zip(prediction["boxes"], prediction["classes"], strict=True):
-            overlap = _iou(box, truth["boxes"]) * free
+            overlap = box_iou(box, truth["boxes"]) * free
             if not free.any() or overlap.max() < MATCH_IOU:
                 extra += 1
                 continue

@@ -29,6 +29,7 @@ Array = np.ndarray[Any, Any]
 HERE = Path(__file__).resolve().parent
 CHUNK = 200  # scenes that one call of a rendering process makes
 AVERAGE_DECAY = 0.998
+HEIGHTS = {16: "< 16 px", 20: "16-20 px", 26: "20-26 px", 70: "26-70 px", math.inf: "> 70 px"}
 
 
 def _sibling(name: str) -> ModuleType:
@@ -209,9 +210,26 @@ def evaluate(module: nn.Module, count: int, seed: int) -> dict[str, float]:
     predictions, truths = [], []
     for image, truth in model.evaluation(count, seed):
         predictions.append(model.predict(module, image))
-        truths.append(truth)
+        truths.append(truth | {"size": image.shape[:2]})
     scores: dict[str, float] = model.metrics(predictions, truths)
-    return scores
+    return scores | by_height(predictions, truths)
+
+
+def by_height(predictions: list[dict[str, Any]], truths: list[dict[str, Any]]) -> dict[str, float]:
+    """Digits found and read right by their height in the input, and wheels called between."""
+    right: dict[str, list[bool]] = {name: [] for name in (*HEIGHTS.values(), "between")}
+    for found, truth in zip(predictions, truths, strict=True):
+        height, width = truth["size"]
+        scale = min(model.WIDTH / width, model.HEIGHT / height)
+        for box, kind in zip(truth["boxes"], truth["classes"], strict=True):
+            overlap = model.box_iou(box, found["boxes"])
+            hit = [
+                o >= model.MATCH_IOU and c == kind
+                for o, c in zip(overlap, found["classes"], strict=True)
+            ]
+            limit = next(limit for limit in HEIGHTS if (box[3] - box[1]) * scale < limit)
+            right["between" if kind == model.BETWEEN else HEIGHTS[limit]].append(any(hit))
+    return {f"right {name}": float(np.mean(hits)) for name, hits in right.items() if hits}
 
 
 def main() -> int:

@@ -199,9 +199,7 @@ def test_an_archive_with_an_evil_member_is_refused(
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
-def test_a_compressed_archive_is_refused(
-    folder: Path, compress: Callable[[bytes], bytes]
-) -> None:
+def test_a_compressed_archive_is_refused(folder: Path, compress: Callable[[bytes], bytes]) -> None:
     archive = tar_of(folder)
     archive.write_bytes(compress(archive.read_bytes()))
     refused(archive, "not an uncompressed tar archive")

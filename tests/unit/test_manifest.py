@@ -27,9 +27,7 @@ def variants(*names: str) -> tuple[dict[str, Any], ...]:
         ({"preprocess": {"kind": "telepathy"}}, "Invalid value 'telepathy'"),
     ],
 )
-def test_a_manifest_that_contradicts_itself_is_refused(
-    changes: dict[str, Any], words: str
-) -> None:
+def test_a_manifest_that_contradicts_itself_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=words):
         manifest(**changes)
 

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema
+import msgspec
+import numpy as np
+import pytest
+from builders import draft, row
+
+from edge import wire
+from edge.errors import FrameError
+from edge.types import Classification, Outcome, Reading
+from edge.wire import ClassificationData, DetectionsData, Event, ReadingData, State, payload_of
+
+OUTCOMES: dict[str, Outcome] = {
+    "detections": row("12"),
+    "classification": Classification(np.array([0.25, 0.75], np.float32), ("still", "moving")),
+    "reading": Reading(value="0047", number=4.7, confidence=0.91),
+}
+
+
+def event(outcome: Outcome) -> Event:
+    payload = payload_of(outcome)
+    return msgspec.structs.replace(
+        draft(),
+        kind=wire.kind_of(payload),
+        data=msgspec.Raw(msgspec.json.encode(payload)),
+        device="gate-07",
+        epoch="9f2c41d07be3a685",
+        seq=18231,
+    )
+
+
+@pytest.mark.parametrize("kind", OUTCOMES)
+def test_an_event_survives_the_wire(kind: str) -> None:
+    sent = event(OUTCOMES[kind])
+    received = wire.decode_event(wire.encode(sent))
+    assert received.kind == kind
+    assert received.payload == sent.payload == payload_of(OUTCOMES[kind])
+    assert wire.encode(received) == wire.encode(sent), "its bytes never change"
+
+
+def test_an_event_looks_as_the_plan_says() -> None:
+    plain = msgspec.json.decode(wire.encode(event(row("3"))))
+    assert list(plain) == [
+        *("v", "device", "epoch", "seq", "kind", "pipeline"),
+        *("time", "source", "model", "engine", "data"),
+    ]
+    assert plain["v"] == 1 and plain["seq"] == 18231
+    assert plain["time"]["clock"] == "unknown"
+    assert plain["data"] == {
+        "boxes": [[0.0, 100.0, 12.0, 120.0]],
+        "scores": [0.9],
+        "classes": [3],
+        "labels": ["3"],
+    }
+
+
+def test_a_reader_ignores_what_it_does_not_know() -> None:
+    plain = msgspec.json.decode(wire.encode(event(OUTCOMES["reading"])))
+    plain |= {"v": 2, "sig": "…", "data": {**plain["data"], "unit": "m3"}}
+    received = wire.decode_event(msgspec.json.encode(plain))
+    assert received.payload == payload_of(OUTCOMES["reading"])
+    unknown = wire.decode_event(msgspec.json.encode({**plain, "kind": "odour"}))
+    assert isinstance(unknown.payload, dict) and unknown.payload["unit"] == "m3"
+
+
+def test_the_payloads_are_rounded_plain_values() -> None:
+    assert payload_of(OUTCOMES["classification"]) == ClassificationData(
+        label="moving", score=0.75, scores={"still": 0.25, "moving": 0.75}
+    )
+    doubted = Reading(value="1", number=1, confidence=0.5, plausible=False, reason="jumps")
+    assert payload_of(doubted) == ReadingData(
+        value="1", number=1, confidence=0.5, plausible=False, reason="jumps"
+    )
+    nothing = payload_of(row(""))
+    assert nothing == DetectionsData(boxes=[], scores=[], classes=[], labels=[])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_never_reach_the_wire(bad: float) -> None:
+    found = row("12")
+    found.boxes[0, 2] = bad
+    unsure = row("12")
+    unsure.scores[1] = bad
+    for outcome in (
+        found,
+        unsure,
+        Classification(np.array([bad, 0.5], np.float32), ("a", "b")),
+        Reading(value="1", number=bad, confidence=0.5),
+    ):
+        with pytest.raises(FrameError, match="not finite"):
+            payload_of(outcome)
+
+
+@pytest.mark.parametrize(
+    ("wall_ns", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (1_795_435_200_123_999_999, "2026-11-23T12:00:00.123Z"),
+        (1_795_435_199_999_999_999, "2026-11-23T11:59:59.999Z"),
+        (1_000_000_000_000_000_000, "2001-09-09T01:46:40.000Z"),
+    ],
+)
+def test_wall_time_is_utc_in_milliseconds_and_never_rounded_up(wall_ns: int, text: str) -> None:
+    assert wire.wall_text(wall_ns) == text
+
+
+def test_a_state_leaves_out_what_a_will_cannot_know() -> None:
+    will = State(device="gate-07", online=False, connection=3)
+    assert msgspec.json.decode(wire.encode(will)) == {
+        "device": "gate-07",
+        "online": False,
+        "connection": 3,
+    }
+
+
+# ---- the schema
+
+
+def is_valid(plain: dict[str, Any]) -> bool:
+    return bool(jsonschema.Draft202012Validator(wire.event_schema()).is_valid(plain))
+
+
+@pytest.mark.parametrize("kind", OUTCOMES)
+def test_the_schema_describes_real_events(kind: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(wire.event_schema())
+    plain = msgspec.json.decode(wire.encode(event(OUTCOMES[kind])))
+    assert is_valid(plain)
+    assert is_valid({**plain, "sig": "unknown fields are fine"})
+    assert not is_valid({**plain, "seq": "1"})
+    assert not is_valid({**plain, "data": {"something": "else"}})
+    assert not is_valid({key: value for key, value in plain.items() if key != "time"})
+    assert is_valid({**plain, "kind": "odour", "data": {"something": "else"}})
