@@ -19,15 +19,15 @@ class ReadingRule:
     class Config(msgspec.Struct, frozen=True, kw_only=True):
         """`digits` of the counter (0: any number), the last `decimals` of them behind the point.
 
-        `between` is the label of a wheel between two digits. A reading that runs backwards, or
-        rises by more than `max_rise` since the last plausible one (0: no bound), is reported as
-        not plausible; after `accept_after` readings in a row that agree with one another it is
-        believed (the meter was changed).
+        `between` is the label of a wheel between two digits; digits below `min_score` are not
+        seen. A reading that runs backwards, or rises by more than `max_rise` since the last
+        plausible one (0: no bound), is reported as not plausible; after `accept_after` readings in
+        a row that agree with one another it is believed (the meter was changed).
         """
 
         digits: int = 0
         decimals: int = 0
-        min_score: float = 0.5
+        min_score: float = 0.0
         between: str = "between"
         max_rise: float = 0.0
         accept_after: int = 20

@@ -193,7 +193,9 @@ def payload_of(outcome: Outcome) -> Payload:
         )
         numbers = [*payload.scores, *(value for box in payload.boxes for value in box)]
     elif isinstance(outcome, Classification):
-        scores = dict(zip(outcome.labels, outcome.scores.astype(float).round(4).tolist(), strict=True))
+        scores = dict(
+            zip(outcome.labels, outcome.scores.astype(float).round(4).tolist(), strict=True)
+        )
         payload = ClassificationData(
             label=outcome.label, score=scores[outcome.label], scores=scores
         )

@@ -52,7 +52,7 @@ def test_a_frame_that_cannot_be_read_gives_no_guess(text: str) -> None:
 def test_a_digit_that_is_not_sure_makes_the_frame_unreadable() -> None:
     found = row("123")
     found.scores[2] = 0.49
-    assert rule(digits=3)(found, 0) is None
+    assert rule(digits=3, min_score=0.5)(found, 0) is None
     assert rule(digits=3, min_score=0.4)(found, 0) is not None
 
 
