@@ -16,6 +16,7 @@ from edge.engines.host import Hosts
 from edge.errors import BundleError, EdgeError, FrameError, OutboxError, SourceError
 from edge.pipeline import Pipeline
 from edge.seams import EndOfStream
+from edge.types import Frame
 
 SOURCE_S = 15.0
 
@@ -59,7 +60,7 @@ def _try_pipeline(config: PipelineConfig, hosts: Hosts, source_s: float) -> Iter
                 f" {_golden(pipeline)} golden cases right"
             ),
         )
-        yield _try(f"{name}: source", lambda: _first_frame(pipeline.source, source_s))
+        yield _try(f"{name}: source", lambda: _first_frame(pipeline, source_s))
 
 
 def _try(what: str, action: object) -> Finding:
@@ -80,8 +81,10 @@ def _golden(pipeline: Pipeline) -> int:
     return len(results)
 
 
-def _first_frame(source: seams.Source, source_s: float) -> str:
-    """Read one usable frame. A source stuck in a native call is left behind after the deadline."""
+def _first_frame(pipeline: Pipeline, source_s: float) -> str:
+    """Read one frame that the model can use. A source stuck in a native call is left behind after
+    the deadline."""
+    source = pipeline.source
     outcome: list[str | EdgeError] = []
 
     def read() -> None:
@@ -99,13 +102,19 @@ def _first_frame(source: seams.Source, source_s: float) -> str:
                 return
             if frame is not None:
                 shape = "x".join(map(str, frame.data.shape))
-                outcome.append(f"gives {frame.data.dtype} {shape}")
+                outcome.append(_usable(pipeline, frame, f"gives {frame.data.dtype} {shape}"))
                 return
             if source.state.state == "lost":
                 outcome.append(SourceError(source.state.detail))
                 return
 
-    thread = threading.Thread(target=read, name="check-source", daemon=True)
+    def read_and_close() -> None:
+        try:
+            read()
+        finally:
+            source.close()
+
+    thread = threading.Thread(target=read_and_close, name="check-source", daemon=True)
     thread.start()
     thread.join(source_s)
     if not outcome:
@@ -113,6 +122,16 @@ def _first_frame(source: seams.Source, source_s: float) -> str:
     if isinstance(outcome[0], EdgeError):
         raise outcome[0]
     return outcome[0]
+
+
+def _usable(pipeline: Pipeline, frame: Frame, what: str) -> str | EdgeError:
+    try:
+        pipeline.model.predict(frame.data)
+    except FrameError as error:
+        return SourceError(f"{what}, which the model cannot use: {error}")
+    except EdgeError as error:
+        return error
+    return what
 
 
 def _connect(config: SinkConfig, device: str) -> str:

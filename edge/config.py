@@ -232,8 +232,8 @@ class _Reader:
                 device, id=name, state_dir=self._absolute(device.state_dir)
             )
             self._check_name(name, "device.id")
-        sinks = [self._sink(*item) for item in self._array(document, "sink")]
-        pipelines = [self.pipeline(*item) for item in self._array(document, "pipeline")]
+        sinks = [self._sink(*item) for item in self._array(document, "sink", least=1)]
+        pipelines = [self.pipeline(*item) for item in self._array(document, "pipeline", least=1)]
         self._refuse_twins("sink", [sink.name for sink in sinks if sink])
         self._refuse_twins("pipeline", [pipeline.name for pipeline in pipelines if pipeline])
         if self.problems or device is None:
@@ -334,14 +334,14 @@ class _Reader:
         return {}
 
     def _array(
-        self, table: Mapping[str, Any], name: str, key: str = ""
+        self, table: Mapping[str, Any], name: str, key: str = "", *, least: int = 0
     ) -> list[tuple[dict[str, Any], str]]:
         where = _at(key, name)
         found = table.get(name, [])
         if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
             self._problem(where, f"must be an array of tables, written [[{where}]]")
             return []
-        if not found and not key:
+        if len(found) < least:
             self._problem(where, f"at least one [[{where}]] is needed")
         return [(item, f"{where}[{index}]") for index, item in enumerate(found)]
 

@@ -104,7 +104,8 @@ class Subscriber:
         self.duplicates = 0
         self.latest: dict[str, Event] = {}
         self._seen: set[tuple[str, str, int]] = set()
-        self._subscribed = threading.Event()
+        self._answered = threading.Event()
+        self._refusal = ""
         self._topic = f"{config.prefix}/{device}/event/#"
         self._client = paho.Client(
             paho.CallbackAPIVersion.VERSION2,
@@ -118,8 +119,8 @@ class Subscriber:
         if parts.scheme == "mqtts":
             self._client.tls_set(ca_certs=config.ca and str(config.ca))
         self._address = (parts.hostname, parts.port or (8883 if parts.scheme == "mqtts" else 1883))
-        self._client.on_connect = lambda client, *_: client.subscribe(self._topic, qos=1)
-        self._client.on_subscribe = lambda *_: self._subscribed.set()
+        self._client.on_connect = self._on_connect
+        self._client.on_subscribe = lambda *_: self._answered.set()
         self._client.on_message = self._on_message
 
     def start(self) -> None:
@@ -131,13 +132,25 @@ class Subscriber:
             reason = error.strerror or error
             raise SinkError(f"broker {host}:{port}: cannot connect: {reason}") from error
         self._client.loop_start()
-        if not self._subscribed.wait(10.0):
-            raise SinkError("the broker did not let the demo subscribe; check user and password")
+        if self._answered.wait(10.0) and not self._refusal:
+            return
+        self.close()
+        reason = f"refused: {self._refusal}" if self._refusal else "no answer"
+        raise SinkError(
+            f"broker {':'.join(map(str, self._address))}: {reason}; check user and password"
+        )
 
     def close(self) -> None:
         """Disconnect."""
         self._client.disconnect()
         self._client.loop_stop()
+
+    def _on_connect(self, client: Any, _: Any, __: Any, reason: Any, ___: Any) -> None:
+        if reason.is_failure:
+            self._refusal = str(reason)
+            self._answered.set()
+        else:
+            client.subscribe(self._topic, qos=1)
 
     def _on_message(self, _: Any, __: Any, message: Any) -> None:
         try:

@@ -55,8 +55,8 @@ def read_array(bundle: Bundle, path: str) -> Array:
             raise BundleError(f"{bundle.path}: {path} is not a picture")
         return np.asarray(picture)
     try:
-        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        array: Array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except ValueError as error:
         raise BundleError(f"{bundle.path}: {path} is not a plain array: {error}") from error
     return array
 
@@ -92,6 +92,8 @@ def compare(prediction: Prediction, expected: dict[str, Any]) -> dict[str, float
     """
     if isinstance(prediction, Classification):
         scores = np.asarray(expected["scores"])
+        if scores.shape != prediction.scores.shape:
+            raise ValueError(f"{scores.size} scores for {prediction.scores.size} labels")
         return {"score": float(np.abs(prediction.scores - scores).max())}
     wanted = Detections(
         np.asarray(expected["boxes"], np.float32).reshape(-1, 4),

@@ -198,14 +198,20 @@ class Outbox:
         return self._last_seq
 
     def count(self, name: str) -> int:
-        """Add one to a durable counter (connections) and return it."""
-        with self._lock, self._transaction():
-            self._execute(
-                "INSERT INTO meta VALUES (?, 1) ON CONFLICT DO UPDATE SET value = value + 1",
-                (f"count.{name}",),
-            )
-            row = self._execute("SELECT value FROM meta WHERE key = ?", (f"count.{name}",))
-            return int(row.fetchone()[0])
+        """Add one to a durable counter (connections) and return it.
+
+        OutboxError when the disk refuses that.
+        """
+        try:
+            with self._lock, self._transaction():
+                self._execute(
+                    "INSERT INTO meta VALUES (?, 1) ON CONFLICT DO UPDATE SET value = value + 1",
+                    (f"count.{name}",),
+                )
+                row = self._execute("SELECT value FROM meta WHERE key = ?", (f"count.{name}",))
+                return int(row.fetchone()[0])
+        except sqlite3.Error as error:
+            raise OutboxError(f"{self._file}: cannot be written: {error}") from error
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything appended so far is committed; False when that took too long."""

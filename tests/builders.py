@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import numpy as np
+from broker import wait_until as wait_until
 
 from edge.manifest import FORMAT, Decoder, Manifest, Variant, WindowPreprocess
 from edge.types import Array, Detections, Frame, TensorSpec
@@ -86,14 +86,6 @@ def row(text: str, *, score: float = 0.9, y: float = 100.0, height: float = 20.0
         np.array([DIGITS.index(name) for name in names], np.int64),
         DIGITS,
     )
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    """Wait for something that another thread or process does."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "this did not happen in time"
-        time.sleep(0.01)
 
 
 class Running:

@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from broker import Mosquitto
 
-ROOT = Path(__file__).resolve().parent.parent
+from needs import ROOT
 
 
 @pytest.fixture

@@ -103,13 +103,13 @@ def _run(running: Any, stop: threading.Event, seconds: float, *, live: bool) -> 
 
 
 def _rows(running: Any) -> tuple[list[str], list[list[str]]]:
-    header = ["pipeline", "model", "engine", "frames", "fps", "drops", "last event"]
+    header = ["pipeline", "variant", "engine", "frames", "fps", "drops", "last event"]
     rows = []
     for figures in running.summary()["pipelines"]:
         rows.append(
             [
                 figures["name"],
-                f"{figures['model']} {figures['variant']}",
+                figures["variant"],
                 figures["engine"],
                 str(figures["frames"]),
                 f"{figures['fps']:.1f}",

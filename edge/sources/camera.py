@@ -57,10 +57,18 @@ class Camera:
         self._failures = 0
         self._retry_at = 0.0
         self._closed = threading.Event()
+        self._in_use = threading.Lock()
         self.state = SourceState(state="starting", detail=self._shown)
 
     def read(self, timeout_s: float) -> Frame | None:
         """The next frame as uint8 [H, W, 3] BGR; None while the camera is away."""
+        with self._in_use:
+            frame = None if self._closed.is_set() else self._read(timeout_s)
+        if self._closed.is_set():  # meanwhile: `close` has left the release to us
+            self.close()
+        return frame
+
+    def _read(self, timeout_s: float) -> Frame | None:
         if self._capture is None and not self._connect(timeout_s):
             return None
         ok, picture = self._capture.read()
@@ -74,11 +82,15 @@ class Camera:
         return capture(picture, source=self._name, number=self._number - 1)
 
     def close(self) -> None:
-        """Let go of the camera."""
+        """Let go of the camera, for good."""
         self._closed.set()
-        capture, self._capture = self._capture, None
-        if capture is not None:
-            capture.release()
+        if self._in_use.acquire(blocking=False):  # releasing under a native read may crash
+            try:
+                capture, self._capture = self._capture, None
+                if capture is not None:
+                    capture.release()
+            finally:
+                self._in_use.release()
 
     def _connect(self, timeout_s: float) -> bool:
         wait_s = self._retry_at - time.monotonic()

@@ -51,9 +51,13 @@ class Window:
         self._buffer = np.empty((length, channels), np.float32)
         self._hop = hop
         self._filled = 0
+        self._skip = 0
 
     def add(self, sample: Array) -> Array | None:
         """One sample [C]; the window [length, C] that it completes, as a copy, or None."""
+        if self._skip:
+            self._skip -= 1
+            return None
         length = len(self._buffer)
         self._buffer[self._filled] = sample
         self._filled += 1
@@ -63,11 +67,12 @@ class Window:
         keep = max(0, length - self._hop)
         self._buffer[:keep] = window[length - keep :]
         self._filled = keep
+        self._skip = max(0, self._hop - length)
         return window
 
     def clear(self) -> None:
         """Forget the samples collected so far."""
-        self._filled = 0
+        self._filled = self._skip = 0
 
 
 class _Lines:

@@ -262,6 +262,15 @@ def test_a_full_disk_keeps_events_waiting_and_counts_what_finds_no_room(
     assert {decode_event(event.payload).seq for event in events} == set(seqs(events))
 
 
+def test_a_counter_that_finds_no_room_is_said(start: Callable[..., Outbox]) -> None:
+    outbox = start()
+    outbox._db.execute("PRAGMA query_only = ON")
+    with pytest.raises(OutboxError, match=r"outbox\.db: cannot be written"):
+        outbox.count("connections.mqtt")
+    outbox._db.execute("PRAGMA query_only = OFF")
+    assert outbox.count("connections.mqtt") == 1
+
+
 def test_a_full_disk_does_not_hold_up_the_end(
     start: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,117 @@
+"""What every engine must do; one subclass an adapter. The models are those of wrist_activity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge import seams
+from edge.bundle import Bundle
+from edge.errors import EngineError
+from edge.seams import Engine
+from edge.types import Array
+
+WINDOW = np.linspace(-1, 1, 600, dtype=np.float32).reshape(1, 100, 6)
+
+
+class EngineContract:
+    format: str
+    name: str
+
+    def build(self, model: bytes, *, accelerator: str = "cpu") -> Engine:
+        engine: Engine = seams.find("engines", self.format)(
+            model, accelerator=accelerator, threads=1
+        )
+        return engine
+
+    @pytest.fixture(params=["fp32", "int8"])
+    def variant(self, request: pytest.FixtureRequest) -> str:
+        return f"{self.format}-{request.param}"
+
+    @pytest.fixture
+    def engine(self, wrist_bundle: Path, variant: str) -> Iterator[Engine]:
+        bundle = Bundle.open(wrist_bundle)
+        engine = self.build(bundle.read(bundle.manifest.variant(variant).file))
+        yield engine
+        engine.close()
+
+    def test_it_says_where_it_runs_and_what_it_takes(
+        self, engine: Engine, wrist_bundle: Path, variant: str
+    ) -> None:
+        listed = Bundle.open(wrist_bundle).manifest.variant(variant)
+        assert engine.name == self.name
+        assert [str(spec) for spec in engine.inputs] == [str(spec) for spec in listed.inputs]
+        assert [str(spec) for spec in engine.outputs] == [str(spec) for spec in listed.outputs]
+
+    def test_named_tensors_go_in_and_come_out(self, engine: Engine) -> None:
+        outputs = engine.run({"window": WINDOW})
+        assert {name: (array.shape, str(array.dtype)) for name, array in outputs.items()} == {
+            spec.name: (spec.shape, spec.dtype) for spec in engine.outputs
+        }
+        assert np.isfinite(outputs["logits"]).all()
+
+    def test_it_is_stateless(self, engine: Engine) -> None:
+        first = engine.run({"window": WINDOW})["logits"]
+        engine.run({"window": -WINDOW})
+        np.testing.assert_array_equal(engine.run({"window": WINDOW})["logits"], first)
+
+    def test_outputs_belong_to_the_caller_and_inputs_stay_as_they_are(self, engine: Engine) -> None:
+        given = WINDOW.copy()
+        first = engine.run({"window": given})["logits"]
+        kept = first.copy()
+        second = engine.run({"window": -5 * WINDOW})["logits"]
+        np.testing.assert_array_equal(first, kept)
+        assert (first != second).any()
+        first.fill(7)
+        np.testing.assert_array_equal(engine.run({"window": given})["logits"], kept)
+        np.testing.assert_array_equal(given, WINDOW)
+
+    @pytest.mark.parametrize(
+        "inputs",
+        [
+            {},
+            {"samples": WINDOW},
+            {"window": WINDOW, "more": WINDOW},
+            {"window": WINDOW[:, :50]},
+            {"window": WINDOW[0]},
+            {"window": WINDOW.astype(np.float64)},
+        ],
+        ids=["nothing", "other-name", "too-many", "too-short", "too-flat", "other-dtype"],
+    )
+    def test_inputs_that_do_not_fit_are_an_error(
+        self, engine: Engine, inputs: dict[str, Array]
+    ) -> None:
+        engine.run({"window": WINDOW})
+        with pytest.raises(EngineError, match=f"{self.name.partition(':')[0]}: inference failed"):
+            engine.run(inputs)
+        assert engine.run({"window": WINDOW}), "and the engine still works"
+
+    @pytest.mark.parametrize(
+        "model", [b"", b"garbage " * 500, b"\0" * 64, bytes(range(256)) * 20], ids=range(4)
+    )
+    def test_what_is_no_model_is_an_error(self, model: bytes) -> None:
+        with pytest.raises(EngineError, match="the model cannot be loaded"):
+            self.build(model)
+
+    def test_an_accelerator_that_it_does_not_know_is_an_error(self) -> None:
+        with pytest.raises(EngineError, match="accelerator 'npu' is not supported; use cpu"):
+            self.build(b"", accelerator="npu")
+
+    def test_a_closed_engine_does_not_run(self, engine: Engine) -> None:
+        engine.close()
+        engine.close()
+        with pytest.raises(EngineError):
+            engine.run({"window": WINDOW})
+
+
+class TestOnnx(EngineContract):
+    format = "onnx"
+    name = "onnx:cpu"
+
+
+class TestTflite(EngineContract):
+    format = "tflite"
+    name = "litert:cpu"

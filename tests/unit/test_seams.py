@@ -1,0 +1,113 @@
+"""Who may import whom, and whether what the tables name is really there."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import msgspec
+import pytest
+from conftest import ROOT
+from needs import missing
+
+from edge import seams
+from edge.errors import ConfigError
+
+HEAVY = {
+    *("onnxruntime", "ai_edge_litert", "tflite_runtime", "cv2", "click", "paho", "rich", "amqtt"),
+    *("torch", "tensorflow", "onnx", "sklearn", "PIL", "convert", "models"),
+}
+TABLES = [(seam, name) for seam, table in seams._TABLES.items() for name in table]
+
+
+def imported_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import edge",
+        "import edge.agent, edge.check, edge.doctor",
+        # every adapter's Config can be read without its library
+        "from edge import config; config.json_schema()",
+    ],
+)
+def test_importing_the_package_imports_no_adapter_library(statement: str) -> None:
+    assert imported_by(statement) & HEAVY == set()
+
+
+def test_the_layers_are_kept() -> None:
+    program = Path(sys.executable).with_name("lint-imports")
+    if not program.exists() and shutil.which("lint-imports") is None:
+        missing("lint-imports")
+    done = subprocess.run(
+        [program if program.exists() else "lint-imports", "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("seam", "name"), TABLES, ids=[f"{s}-{n}" for s, n in TABLES])
+def test_every_adapter_is_where_its_table_says(seam: str, name: str) -> None:
+    adapter = seams.find(seam, name)
+    settings = {"decoders": "Params", "engines": None}.get(seam, "Config")
+    if settings is not None:
+        struct = getattr(adapter, settings)
+        assert issubclass(struct, msgspec.Struct) and struct.__doc__
+    protocol = {
+        "sources": seams.Source,
+        "engines": seams.Engine,
+        "sinks": seams.Sink,
+        "decoders": seams.Decode,
+        "rules": seams.Rule,
+    }[seam]
+    methods = [
+        method
+        for method, _ in inspect.getmembers(protocol, inspect.isfunction)
+        if method == "__call__" or not method.startswith("_")
+    ]
+    assert 1 <= len(methods) <= 4, "a seam is small"
+    for method in methods:
+        ours = list(inspect.signature(getattr(adapter, method)).parameters)
+        assert ours == list(inspect.signature(getattr(protocol, method)).parameters)
+
+
+def test_an_unknown_adapter_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match="no sink is called 'pigeon'; there are jsonl, mqtt"):
+        seams.find("sinks", "pigeon")
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package that the device's owner installed: a sink of a new name, and one of ours."""
+    points = [
+        EntryPoint("pigeon", "pathlib:PurePosixPath", "edge.sinks"),
+        EntryPoint("mqtt", "pathlib:PureWindowsPath", "edge.sinks"),
+    ]
+    monkeypatch.setattr(
+        "importlib.metadata.entry_points",
+        lambda *, group: [point for point in points if point.group == group],
+    )
+    seams._installed.cache_clear()
+    yield
+    seams._installed.cache_clear()
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_installed_package_may_add_to_a_table_and_not_replace_in_it() -> None:
+    assert seams.names("sinks") == ["jsonl", "mqtt", "pigeon"]
+    assert seams.find("sinks", "pigeon").__name__ == "PurePosixPath"
+    assert seams.find("sinks", "mqtt").__name__ == "Mqtt"
