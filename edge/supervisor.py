@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from types import FrameType
+
+from edge.signals import call_on_signals
 
 _EARLY_S = 10.0
 _BACKOFF_S = (1.0, 60.0)
@@ -33,13 +34,12 @@ def run(arguments: Sequence[str]) -> int:
     stopping = threading.Event()
     child: subprocess.Popen[bytes] | None = None
 
-    def handle(_: int, __: FrameType | None) -> None:
+    def stop() -> None:
         stopping.set()
         if child is not None and child.poll() is None:
             child.terminate()  # not SIGINT: a child that still imports shows a traceback for it
 
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
+    call_on_signals(stop)
     failures = 0
     while True:
         started_s = time.monotonic()

@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from edge.cli import logs, tables
-from edge.cli.run import stop_on_signals
 from edge.errors import ConfigError, EdgeError
+from edge.signals import stop_on_signals
 
 PICTURE = "edge-demo.jpg"
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
-from types import FrameType
 
 import click
 
 from edge import config as configuration
 from edge import supervisor
 from edge.cli import logs
+from edge.signals import stop_on_signals
 
 
 @click.command("run")
@@ -40,17 +38,3 @@ def command(config: str, no_supervise: bool, log_format: str, verbose: bool) -> 
 
     agent = Agent(loaded)
     agent.run(stop)
-
-
-def stop_on_signals() -> threading.Event:
-    """Set at the first SIGTERM or SIGINT; the second one ends the process at once."""
-    stop = threading.Event()
-
-    def handle(number: int, _: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
-    return stop

@@ -77,9 +77,21 @@ class JsonLines:
 
 def _append_on_a_line_of_its_own(path: Path) -> BinaryIO:
     """Open for appending, past a line that a power cut left unfinished."""
+    new = not path.exists()
     file = open(path, "ab+")  # noqa: SIM115 - closed by `close`
+    if new and path.is_file():
+        _sync_folder(path.parent)
     if file.tell():
         file.seek(-1, os.SEEK_END)
         if file.read(1) != b"\n":
             file.write(b"\n")
     return file
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the name of a new file durable, not only its bytes."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -197,7 +197,7 @@ def open_capture(url: str | int, open_timeout_s: float, read_timeout_s: float) -
 
 
 def without_credentials(url: str | int) -> str:
-    """The address as it may be shown: user name and password replaced.
+    """The address as it may be shown: user name, password and the query's values replaced.
 
     ValueError when it is not an address.
     """
@@ -208,4 +208,7 @@ def without_credentials(url: str | int) -> str:
     except ValueError:  # its text may hold a part of the password
         raise ValueError("url is not a well-formed address") from None
     _, at, host = parts.netloc.rpartition("@")
-    return urllib.parse.urlunsplit(parts._replace(netloc=f"***@{host}" if at else host))
+    query = "&".join(f"{name}=***" for name in urllib.parse.parse_qs(parts.query))
+    return urllib.parse.urlunsplit(
+        parts._replace(netloc=f"***@{host}" if at else host, query=query)
+    )

@@ -1,0 +1,41 @@
+"""SIGTERM and SIGINT, turned into things that threads wait for.
+
+A handler runs in the middle of whatever the main thread does, and may not take a lock that it
+holds, such as that of an event it waits for: so what a signal asks for is done in a thread.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+
+def stop_on_signals() -> threading.Event:
+    """Set at the first SIGTERM or SIGINT; the second one raises KeyboardInterrupt."""
+    stop = threading.Event()
+    asked: list[int] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        threading.Thread(target=stop.set, name="stop", daemon=True).start()
+
+    _install(handle)
+    return stop
+
+
+def call_on_signals(action: Callable[[], None]) -> None:
+    """Run `action`, in a thread, at every SIGTERM and SIGINT."""
+
+    def handle(_: int, __: FrameType | None) -> None:
+        threading.Thread(target=action, name="stop", daemon=True).start()
+
+    _install(handle)
+
+
+def _install(handle: Callable[[int, FrameType | None], None]) -> None:
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
