@@ -59,9 +59,7 @@ def edge(
 class Running:
     """An `edge run` under way; its standard output and error go to files."""
 
-    def __init__(
-        self, config: Path, *arguments: str, env: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, config: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         self._files = [config.with_suffix(f".{name}") for name in ("out", "err")]
         with open(self._files[0], "ab") as out, open(self._files[1], "ab") as err:
             self.process = subprocess.Popen(
