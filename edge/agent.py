@@ -131,7 +131,8 @@ class Agent:
             idle_s = pipeline.stats.idle_s(since_s=self._started_s)
             stalled = idle_s > self._config.device.stall_s and state.source.state != "ended"
             if stalled or state.source.state in ("lost", "failed"):
-                detail = f": {state.source.detail}" if state.source.detail else ""
+                reason = state.source.detail or pipeline.stats.last_bad
+                detail = f": {reason}" if reason else ""
                 problems.append(
                     f"pipeline {pipeline.name}: source {state.source.state}{detail},"
                     f" no frame for {idle_s:.0f} s"

@@ -6,51 +6,26 @@ found by `type`. `${NAME}` in a string is replaced from the environment.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import socket
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from edge import seams
 from edge.bundle import BUILTIN
 from edge.errors import ConfigError
+from edge.toml_reader import NAME_PATTERN, TomlReader, at, read_toml
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_NAME = r"[A-Za-z0-9_.-]{1,64}"
-_STANDARD_STREAM = "-"
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _Index = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class Secret:
-    """A text that does not show itself in logs, repr or errors; `reveal` gives it."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """The text itself, for the one place that needs it."""
-        return self._text
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
 
 
 class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,16 +93,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
     """Read and check an edge.toml. ConfigError with every mistake in it."""
     file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file; `edge init` writes one to start from") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from error
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file}: not valid TOML: {error}") from error
+    document = read_toml(file, missing="`edge init` writes one to start from")
     return parse(document, file=file, environ=environ)
 
 
@@ -171,7 +137,7 @@ def json_schema() -> dict[str, Any]:
         body["required"] = [*(k for k in body.get("required", []) if k in body["properties"])]
         return {**body, "additionalProperties": False}
 
-    name = {"type": "string", "pattern": f"^{_NAME}$"}
+    name = {"type": "string", "pattern": f"^{NAME_PATTERN}$"}
     pipeline = table(
         PipelineConfig,
         name=name,
@@ -214,35 +180,32 @@ def decode_pipeline(table: Mapping[str, Any]) -> PipelineConfig:
     return decoded
 
 
-class _Reader:
-    """One pass over a document, collecting what is wrong with it."""
-
+class _Reader(TomlReader):
     def __init__(self, file: Path, environ: Mapping[str, str]) -> None:
-        self.problems: list[str] = []
-        self._file = file
+        super().__init__(file)
         self._environ = environ
 
     def config(self, document: dict[str, Any]) -> Config | None:
         document = self._expand(document, "")
-        self._refuse_unknown(document, ["device", "pipeline", "sink"], "")
-        device = self._struct(DeviceConfig, self._table(document, "device"), "device")
+        self.refuse_unknown(document, ["device", "pipeline", "sink"], "")
+        device = self.struct(DeviceConfig, self.table(document, "device"), "device")
         if device is not None:
             name = device.id or self._environ.get("EDGE_DEVICE_ID") or socket.gethostname()
             device = msgspec.structs.replace(
-                device, id=name, state_dir=self._absolute(device.state_dir)
+                device, id=name, state_dir=str(self.absolute(device.state_dir))
             )
-            self._check_name(name, "device.id")
-        sinks = [self._sink(*item) for item in self._array(document, "sink", least=1)]
-        pipelines = [self.pipeline(*item) for item in self._array(document, "pipeline", least=1)]
-        self._refuse_twins("sink", [sink.name for sink in sinks if sink])
-        self._refuse_twins("pipeline", [pipeline.name for pipeline in pipelines if pipeline])
+            self.check_name(name, "device.id")
+        sinks = [self._sink(*item) for item in self.array(document, "sink", least=1)]
+        pipelines = [self.pipeline(*item) for item in self.array(document, "pipeline", least=1)]
+        self.refuse_twins("sink", [sink.name for sink in sinks if sink])
+        self.refuse_twins("pipeline", [pipeline.name for pipeline in pipelines if pipeline])
         if self.problems or device is None:
             return None
         return Config(
             device=device,
             pipelines=tuple(pipeline for pipeline in pipelines if pipeline),
             sinks=tuple(sink for sink in sinks if sink),
-            path=self._file.absolute(),
+            path=self.file.absolute(),
         )
 
     def adapter(self, seam: str, table: Mapping[str, Any], key: str) -> AdapterConfig | None:
@@ -250,20 +213,20 @@ class _Reader:
         table = dict(table)
         name = table.pop("type", None)
         if not isinstance(name, str):
-            self._problem(_at(key, "type"), f"missing; one of {', '.join(seams.names(seam))}")
+            self.problem(at(key, "type"), f"missing; one of {', '.join(seams.names(seam))}")
             return None
         try:
             struct = seams.find(seam, name).Config
         except ConfigError as error:
-            self._problem(_at(key, "type"), str(error))
+            self.problem(at(key, "type"), str(error))
             return None
-        options = self._struct(struct, table, key)
+        options = self.struct(struct, table, key)
         return None if options is None else AdapterConfig(type=name, options=options)
 
     def _sink(self, table: dict[str, Any], key: str) -> SinkConfig | None:
         table = dict(table)
         name = table.pop("name", table.get("type"))
-        self._check_name(name, _at(key, "name"))
+        self.check_name(name, at(key, "name"))
         adapter = self.adapter("sinks", table, key)
         if adapter is None or not isinstance(name, str):
             return None
@@ -271,16 +234,16 @@ class _Reader:
 
     def pipeline(self, table: Mapping[str, Any], key: str) -> PipelineConfig | None:
         table = dict(table)
-        self._check_name(table.get("name"), _at(key, "name"))
-        source = self.adapter("sources", self._table(table, "source", key), _at(key, "source"))
+        self.check_name(table.get("name"), at(key, "name"))
+        source = self.adapter("sources", self.table(table, "source", key), at(key, "source"))
         rules = None
         if "rule" in table:
-            items = self._array(table, "rule", key)
+            items = self.array(table, "rule", key)
             rules = [self.adapter("rules", rule, where) for rule, where in items]
         table.pop("source", None)
         table.pop("rule", None)
         placeholder = AdapterConfig(type="", options=None)
-        plain = self._struct(
+        plain = self.struct(
             PipelineConfig, table, key, given={"source": source or placeholder, "rules": None}
         )
         if plain is None or source is None:
@@ -292,110 +255,17 @@ class _Reader:
         )
         return pipeline
 
-    def _struct(
-        self,
-        struct: type[Any],
-        table: Mapping[str, Any],
-        key: str,
-        given: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """A struct from a table, field by field, so that each mistake is found."""
-        given = given or {}
-        before = len(self.problems)
-        fields = [field for field in msgspec.structs.fields(struct) if field.name not in given]
-        self._refuse_unknown(table, [field.encode_name for field in fields], key)
-        values: dict[str, Any] = dict(given)
-        for field in fields:
-            where = _at(key, field.encode_name)
-            if field.encode_name in table:
-                value = table[field.encode_name]
-                try:
-                    values[field.name] = msgspec.convert(value, field.type, dec_hook=_decode_hook)
-                except msgspec.ValidationError as error:
-                    self._problem(where, str(error))
-                    continue
-                if isinstance(value, str) and _is_path(field) and value != _STANDARD_STREAM:
-                    values[field.name] = Path(self._absolute(value))
-            elif field.required:
-                self._problem(where, "missing")
-        if len(self.problems) > before:
-            return None
-        try:
-            return struct(**values)
-        except ValueError as error:
-            self._problem(key, str(error))
-            return None
-
-    def _table(self, table: Mapping[str, Any], name: str, key: str = "") -> dict[str, Any]:
-        found = table.get(name, {})
-        if isinstance(found, dict):
-            return found
-        self._problem(_at(key, name), "must be a table")
-        return {}
-
-    def _array(
-        self, table: Mapping[str, Any], name: str, key: str = "", *, least: int = 0
-    ) -> list[tuple[dict[str, Any], str]]:
-        where = _at(key, name)
-        found = table.get(name, [])
-        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-            self._problem(where, f"must be an array of tables, written [[{where}]]")
-            return []
-        if len(found) < least:
-            self._problem(where, f"at least one [[{where}]] is needed")
-        return [(item, f"{where}[{index}]") for index, item in enumerate(found)]
-
     def _expand(self, value: Any, key: str) -> Any:
         if isinstance(value, dict):
-            return {name: self._expand(item, _at(key, name)) for name, item in value.items()}
+            return {name: self._expand(item, at(key, name)) for name, item in value.items()}
         if isinstance(value, list):
             return [self._expand(item, f"{key}[{index}]") for index, item in enumerate(value)]
         if isinstance(value, str):
             for name in _VARIABLE.findall(value):
                 if name not in self._environ:
-                    self._problem(key, f"environment variable {name} is not set")
+                    self.problem(key, f"environment variable {name} is not set")
             return _VARIABLE.sub(lambda match: self._environ.get(match[1], ""), value)
         return value
 
-    def _refuse_unknown(self, table: Mapping[str, Any], known: Sequence[str], key: str) -> None:
-        for name in table:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-                self._problem(_at(key, name), f"unknown key; {hint}")
-
-    def _refuse_twins(self, kind: str, found: list[str]) -> None:
-        for name in {name for name in found if found.count(name) > 1}:
-            self._problem(kind, f"two are called {name!r}; names must differ")
-
-    def _check_name(self, name: Any, key: str) -> None:
-        if not isinstance(name, str) or not re.fullmatch(_NAME, name):
-            self._problem(key, "must be 1 to 64 letters, digits, '_', '.' or '-'")
-
     def _bundle(self, path: str) -> str:
-        return path if path.startswith(BUILTIN) else self._absolute(path)
-
-    def _absolute(self, path: str) -> str:
-        return str(self._file.absolute().parent / Path(path).expanduser())
-
-    def _problem(self, key: str, text: str) -> None:
-        self.problems.append(f"{self._file}: {key}: {text}" if key else f"{self._file}: {text}")
-
-
-def _at(key: str, name: str) -> str:
-    return f"{key}.{name}" if key else name
-
-
-def _is_path(field: msgspec.structs.FieldInfo) -> bool:
-    """Fields of type Path in an adapter's Config are relative to the file, like our own."""
-    return field.type is Path or (
-        get_origin(field.type) is not None and Path in get_args(field.type)
-    )
-
-
-def _decode_hook(kind: type[Any], value: Any) -> Any:
-    if kind is Secret and isinstance(value, str):
-        return Secret(value)
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    raise msgspec.ValidationError(f"Expected `str`, got `{type(value).__name__}`")
+        return path if path.startswith(BUILTIN) else str(self.absolute(path))

@@ -46,16 +46,9 @@ class EngineError(EdgeError):
 
 
 class SinkError(EdgeError):
-    """The sink cannot be reached now; what was to be sent stays in the outbox.
-
-    `permanent` is true where trying again cannot help (a refused password).
-    """
+    """The sink cannot be reached now; what was to be sent stays in the outbox."""
 
     exit_code = 6
-
-    def __init__(self, message: str, *, permanent: bool = False) -> None:
-        self.permanent = permanent
-        super().__init__(message)
 
 
 class OutboxError(EdgeError):

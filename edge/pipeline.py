@@ -108,6 +108,7 @@ class FrameStats:
     def __init__(self) -> None:
         self.frames = 0
         self.bad_frames = 0
+        self.last_bad = ""
         self.events = 0
         self._stages: dict[str, collections.deque[float]] = {}
         self._moments: collections.deque[float] = collections.deque(maxlen=_RECENT)
@@ -312,6 +313,7 @@ class Pipeline:
 
     def _bad_frame(self, error: FrameError) -> None:
         self.stats.bad_frames += 1
+        self.stats.last_bad = str(error)
         level = logging.WARNING if self.stats.bad_frames <= 3 else logging.DEBUG
         log.log(level, "pipeline %s: skipped: %s", self.name, error)
 

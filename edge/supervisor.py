@@ -34,23 +34,27 @@ def run(arguments: Sequence[str]) -> int:
     stopping = threading.Event()
     child: subprocess.Popen[bytes] | None = None
 
+    starting = threading.Lock()
+
     def stop() -> None:
-        stopping.set()
-        if child is not None and child.poll() is None:
-            child.terminate()  # not SIGINT: a child that still imports shows a traceback for it
+        with starting:
+            stopping.set()
+            if child is not None:
+                child.terminate()  # not SIGINT: a child that still imports shows a traceback for it
 
     call_on_signals(stop)
     failures = 0
     while True:
         started_s = time.monotonic()
         # In a session of its own, so that a terminal's Ctrl-C reaches it once, through us.
-        child = subprocess.Popen(
-            [sys.executable, "-m", "edge", "run", *arguments],
-            start_new_session=True,
-            env={**os.environ, CHILD_MARK: str(os.getpid())},
-        )
-        if stopping.is_set():
-            child.terminate()
+        with starting:
+            if stopping.is_set():
+                return 0
+            child = subprocess.Popen(
+                [sys.executable, "-m", "edge", "run", *arguments],
+                start_new_session=True,
+                env={**os.environ, CHILD_MARK: str(os.getpid())},
+            )
         code = child.wait()
         lasted_s = time.monotonic() - started_s
         if stopping.is_set():

@@ -15,15 +15,15 @@ ROOT = Path(__file__).resolve().parent.parent
 def missing(what: str) -> None:
     """A test cannot run here: skipped at a desk, failed where CI says that nothing may be."""
     if os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is missing, and with CI=true nothing may skip")
-    pytest.skip(f"{what} is missing")
+        pytest.fail(f"{what}; with CI=true nothing may skip")
+    pytest.skip(what)
 
 
 def need_program(name: str) -> str:
     """The path of a program; see `missing`."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
     if found is None:
-        missing(name)
+        missing(f"{name} is not installed")
         raise AssertionError  # not reached
     return found
 
@@ -31,4 +31,4 @@ def need_program(name: str) -> str:
 def need_module(name: str) -> None:
     """A package that has to be installed; see `missing`."""
     if importlib.util.find_spec(name.partition(".")[0]) is None:
-        missing(f"the package {name}")
+        missing(f"the package {name} is not installed")

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from edge.config import Secret
 from edge.errors import ConfigError, SinkError
 from edge.seams import Message
+from edge.secret import Secret
 from edge.wire import State, StoredEvent, encode
 
 _MAX_WINDOW = 20  # more in flight is slower (measured), and brokers commonly allow 20
@@ -109,9 +109,7 @@ class Mqtt:
             raise SinkError(f"{self._where}: no answer to CONNECT") from None
         if code >= _REFUSED:
             hint = "; check username and password" if code in _AUTHENTICATION else ""
-            raise SinkError(
-                f"{self._where}: refused: {text}{hint}", permanent=code in _AUTHENTICATION
-            )
+            raise SinkError(f"{self._where}: refused: {text}{hint}")
         self.window = min(_MAX_WINDOW, receive_maximum or _MAX_WINDOW)
         if state is not None:
             self._publish("state", encode(state), retain=True)

@@ -102,10 +102,9 @@ class SinkContract:
     def test_what_is_not_there_cannot_be_opened(self) -> None:
         sink = self.build_unreachable()
         for state in (BIRTH, None):
-            with pytest.raises(SinkError) as caught:
+            with pytest.raises(SinkError):
                 sink.open(state)
             sink.close()
-            assert not caught.value.permanent
 
     def test_a_receiver_that_is_gone_is_noticed(self) -> None:
         sink = self.build_and_lose()
@@ -285,7 +284,7 @@ class MqttContract(SinkContract):
             with pytest.raises(SinkError, match="check username and password") as caught:
                 sink.open(BIRTH)
             sink.close()
-            assert caught.value.permanent and "s3cret" not in str(caught.value)
+            assert "s3cret" not in str(caught.value)
 
 
 class TestMqtt5(MqttContract):

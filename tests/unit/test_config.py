@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from edge import config as configuration
-from edge.config import Config, Secret
+from edge.config import Config
 from edge.errors import ConfigError
+from edge.secret import Secret
 
 FILE = Path("/etc/edge/edge.toml")
 GOOD = """

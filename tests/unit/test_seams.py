@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from conftest import ROOT
+from needs import ROOT
 from needs import missing
 
 from edge import seams
