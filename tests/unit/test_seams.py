@@ -12,8 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from needs import ROOT
-from needs import missing
+from needs import ROOT, missing
 
 from edge import seams
 from edge.errors import ConfigError
