@@ -24,30 +24,21 @@ from typing import IO
 import msgspec
 
 from edge.clock import Clock
+from edge.config import OutboxConfig
 from edge.errors import OutboxError
 from edge.outbox import reserve
 from edge.outbox.journal import NEVER_EVICT, Damaged, Journal, Row, set_aside
-from edge.outbox.ranges import Range, Ranges
 from edge.outbox.reserve import Reserve
+from edge.ranges import Range, Ranges
 from edge.wire import Event, GapData, StoredEvent, encode, event_of
 
-NORMAL = 1
+LOW, NORMAL, HIGH = 0, 1, 2
 _GROUP = 256
 _RETRY_S = 1.0
 _EVICT_SHARE = 0.05  # evicted at once beyond what is needed, so that gap events stay few
 _TICKS_SAVE_S = 60
 
 log = logging.getLogger(__name__)
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the outbox may hold: bytes of events, and seconds of the agent's running time (0: any).
-
-    Age is counted in running time, so that a clock that jumps by years evicts nothing.
-    """
-
-    max_bytes: int = 256_000_000
-    max_age_s: int = 0
 
 
 class Outbox:
@@ -59,23 +50,18 @@ class Outbox:
         sinks: Sequence[str],
         *,
         device: str,
-        commit_s: float = 0.02,
-        max_pending: int = 1000,
-        limits: Limits | None = None,
+        config: OutboxConfig | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Open or create the store in `folder`. OutboxError when it cannot be used.
 
-        `commit_s` is how long the first event of a group waits for more; `max_pending` bounds the
-        events that wait for their commit. A store that is damaged is set aside, and what may be
-        lost with it is declared.
+        A store that is damaged is set aside, and what may be lost with it is declared.
         """
         self._folder = folder
         self._device = device
-        self._commit_s = commit_s
-        self._limits = limits or Limits()
+        self._config = config or OutboxConfig()
         self._clock = clock or Clock()
-        self._pending: queue.Queue[tuple[Event, int]] = queue.Queue(max_pending)
+        self._pending: queue.Queue[tuple[Event, int]] = queue.Queue(self._config.max_pending_events)
         self._lock = threading.RLock()
         self._committed = threading.Condition(self._lock)
         self._stopping = threading.Event()
@@ -129,7 +115,7 @@ class Outbox:
     def append(self, draft: Event, *, timeout_s: float, priority: int = NORMAL) -> bool:
         """Hand over an event to be committed; it gets its device, epoch and seq there.
 
-        False when `max_pending` events wait and none was committed within `timeout_s` (a full or
+        False when `max_pending_events` wait and none was committed within `timeout_s` (a full or
         dead disk): a drop that is counted, and declared as soon as the disk takes writes again.
         Files give a long time, live sources none. Higher `priority` (0, 1, 2) is evicted later.
         """
@@ -164,6 +150,14 @@ class Outbox:
                 if events or remaining <= 0 or self._stopping.is_set():
                     return events
                 self._committed.wait(remaining)
+
+    def wait(self, *, beyond: int, timeout_s: float) -> bool:
+        """Wait until an event with a seq beyond this one is committed; False when that took too
+        long."""
+        with self._committed:
+            if self._last_seq <= beyond and not self._stopping.is_set():
+                self._committed.wait(timeout_s)
+            return self._last_seq > beyond
 
     def confirm(self, sink: str, ranges: Iterable[Range]) -> int:
         """This sink's receiver holds these seqs, for good; how many were news.
@@ -254,7 +248,7 @@ class Outbox:
             group = [self._pending.get(timeout=0.1)]
         except queue.Empty:
             return []
-        deadline = time.monotonic() + self._commit_s
+        deadline = time.monotonic() + self._config.commit_ms / 1000
         while len(group) < _GROUP:
             try:
                 remaining = 0.0 if self._stopping.is_set() else deadline - time.monotonic()
@@ -324,17 +318,18 @@ class Outbox:
 
     def _evict(self, batch: _Batch) -> Ranges:
         """Delete what the limits do not allow, and declare it."""
-        journal, limits = self._journal, self._limits
+        journal = self._journal
         gone = Ranges()
-        if limits.max_age_s:
-            old = journal.older_than(self.ticks_s() - limits.max_age_s)
+        max_age_s = round(self._config.max_age_h * 3600)
+        if max_age_s:
+            old = journal.older_than(self.ticks_s() - max_age_s)
             if len(old):
                 journal.delete(old)
                 batch.add_gap(_gap(self.epoch, old, "too old"))
                 gone = old
-        if journal.bytes > limits.max_bytes:
-            excess = journal.bytes - limits.max_bytes + int(_EVICT_SHARE * limits.max_bytes)
-            victims = journal.cheapest(excess)
+        max_bytes = round(self._config.max_mb * 1e6)
+        if journal.bytes > max_bytes:
+            victims = journal.cheapest(journal.bytes - max_bytes + int(_EVICT_SHARE * max_bytes))
             if len(victims):
                 journal.delete(victims)
                 batch.add_gap(_gap(self.epoch, victims, "store full"))
@@ -355,18 +350,14 @@ class Outbox:
             return
         bound = seq + reserve.BLOCK
         confirmed = self._confirmed_by_all().hi()
-        reserve.write(
-            self._folder, Reserve(epoch=self.epoch, reserved=bound, confirmed=confirmed)
-        )
+        reserve.write(self._folder, Reserve(epoch=self.epoch, reserved=bound, confirmed=confirmed))
         self._reserved = bound
 
     def ticks_s(self) -> int:
         """Seconds that this outbox has been running, over all starts."""
         return self._ticks_base_s + int(time.monotonic() - self._started_s)
 
-    def _select(
-        self, sink: str, limit: int, above: int, upto: int | None
-    ) -> list[StoredEvent]:
+    def _select(self, sink: str, limit: int, above: int, upto: int | None) -> list[StoredEvent]:
         events, damaged = self._journal.select(
             limit,
             above=above,
@@ -386,9 +377,7 @@ class Outbox:
         """Their bytes are gone: nobody has to confirm them, and the loss is declared."""
         ranges = Ranges((seq, seq) for seq in damaged)
         fresh = Ranges(
-            span
-            for low, high in ranges
-            for span in self._confirmed_by_all().missing(low, high)
+            span for low, high in ranges for span in self._confirmed_by_all().missing(low, high)
         )
         for sink in self._confirmed:
             for low, high in ranges:
@@ -398,8 +387,7 @@ class Outbox:
             self._notices.append(_gap(self.epoch, fresh, "damaged on disk"))
 
     def _draft_gap(self, data: GapData) -> Event:
-        clock = self._clock
-        return event_of(data, time=clock.stamp(mono_ns=clock.mono_ns(), wall_ns=clock.wall_ns()))
+        return event_of(data, time=self._clock.now())
 
 
 class _Batch:

@@ -12,9 +12,10 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from edge.errors import OutboxError
-from edge.outbox.ranges import Range, Ranges
+from edge.ranges import Range, Ranges
 from edge.wire import StoredEvent
 
 FILE = "outbox.db"
@@ -65,9 +66,7 @@ class Journal:
         try:
             self._prepare()
             self.epoch = self.get("epoch")
-            self.bytes = int(
-                self._one("SELECT coalesce(sum(length(payload)), 0) FROM event")
-            )
+            self.bytes: int = self._one("SELECT coalesce(sum(length(payload)), 0) FROM event")
         except (sqlite3.OperationalError, OutboxError) as error:
             self._db.close()
             if isinstance(error, OutboxError):
@@ -172,14 +171,14 @@ class Journal:
 
     def delete(self, ranges: Iterable[Range]) -> None:
         """Delete the rows of these ranges."""
-        for low, high in ranges:
+        for span in ranges:
             freed = self._one(
                 "SELECT coalesce(sum(length(payload)), 0) FROM event WHERE seq BETWEEN ? AND ?",
-                low,
-                high,
+                *span,
             )
-            if self._db.execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", (low, high)).rowcount:
-                self.bytes -= int(freed)
+            if freed:
+                self._db.execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", span)
+                self.bytes -= freed
 
     def older_than(self, ticks_s: int) -> Ranges:
         """The evictable events from before a moment of running time."""
@@ -207,11 +206,9 @@ class Journal:
 
     def count_outside(self, ranges: Ranges) -> int:
         """How many rows lie outside of these ranges."""
-        count = int(self._one("SELECT count(*) FROM event"))
-        for low, high in ranges:
-            count -= int(
-                self._one("SELECT count(*) FROM event WHERE seq BETWEEN ? AND ?", low, high)
-            )
+        count: int = self._one("SELECT count(*) FROM event")
+        for span in ranges:
+            count -= self._one("SELECT count(*) FROM event WHERE seq BETWEEN ? AND ?", *span)
         return count
 
     # ---- cursors
@@ -241,7 +238,7 @@ class Journal:
         """Close the file."""
         self._db.close()
 
-    def _one(self, statement: str, *values: object) -> object:
+    def _one(self, statement: str, *values: object) -> Any:
         return self._db.execute(statement, values).fetchone()[0]
 
 

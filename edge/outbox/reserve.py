@@ -55,7 +55,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def keep_ballast(folder: Path) -> None:
-    """Hold some disk space, to be given up when the disk is full and a loss must be written down."""
+    """Hold some disk space, to be given up when a loss must be written on a full disk."""
     file = folder / _BALLAST
     try:
         if file.exists() and file.stat().st_size == _BALLAST_BYTES:

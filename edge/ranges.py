@@ -80,6 +80,5 @@ class Ranges:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ranges) and other._ranges == self._ranges
 
-
     def __repr__(self) -> str:
         return f"Ranges({self._ranges})"
