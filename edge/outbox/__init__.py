@@ -36,7 +36,6 @@ LOW, NORMAL, HIGH = 0, 1, 2
 _GROUP = 256
 _RETRY_S = 1.0
 _EVICT_SHARE = 0.05  # evicted at once beyond what is needed, so that gap events stay few
-_TICKS_SAVE_S = 60
 
 log = logging.getLogger(__name__)
 
@@ -92,20 +91,26 @@ class Outbox:
             self._journal = Journal(self._folder)
         try:
             self.epoch = self._journal.epoch
-            self._last_seq = int(self._journal.get("last_seq"))
-            self._ticks_base_s = int(self._journal.get("ticks_s"))
-            if known is not None and known.epoch != self.epoch:
-                self._notices.append(_lost_store(known))
+            self._last_seq = self._journal.last_seq
+            self._ticks_base_s = self._journal.ticks_s
+            self._lost = self._lost_stores(known)
+            self._notices += [_lost_store(lost) for lost in self._lost]
             self._reserved = known.reserved if known and known.epoch == self.epoch else 0
             self._confirmed = {sink: self._journal.confirmed(sink) for sink in sinks}
             with self._journal.transaction():
                 self._journal.forget_sinks_but(sinks)
-            if not self._notices:
-                self._reserve(self._last_seq)
+            self._reserve(self._last_seq)
             reserve.keep_ballast(self._folder)
-        except (sqlite3.Error, OSError, ValueError) as error:
+        except (sqlite3.Error, OSError) as error:
             self._journal.close()
             raise OutboxError(f"{self._journal.file}: cannot be used: {error}") from error
+
+    def _lost_stores(self, known: Reserve | None) -> list[Reserve]:
+        """Stores that are gone, and whose loss may not be declared yet."""
+        if known is None:
+            return []
+        before = [msgspec.structs.replace(known, lost=())] if known.epoch != self.epoch else []
+        return [*known.lost, *before]
 
     @property
     def last_seq(self) -> int:
@@ -236,11 +241,18 @@ class Outbox:
         while not (self._stopping.is_set() and self._pending.empty()):
             group = self._collect()
             while not self._commit(group):
+                self._declare_on_full_disk()
                 if self._stopping.wait(_RETRY_S):
                     return
             for _ in group:
                 self._pending.task_done()
         self._commit([])  # the cursors
+
+    def _declare_on_full_disk(self) -> None:
+        """Write down what was dropped so far into the space that is kept for that."""
+        with self._lock:
+            if (self._dropped or self._notices) and reserve.drop_ballast(self._folder):
+                self._commit([])
 
     def _collect(self) -> list[tuple[Event, int]]:
         """The next group: waits for a first event, then `commit_s` for more."""
@@ -277,7 +289,6 @@ class Outbox:
                 if not self.problem:
                     log.error("%s: cannot be written: %s", self._journal.file, error)
                 self.problem = f"cannot be written: {error}"
-                reserve.drop_ballast(self._folder)
                 return False
             if self.problem:
                 log.info("%s: takes writes again", self._journal.file)
@@ -286,6 +297,7 @@ class Outbox:
             self._last_seq = batch.last_seq
             self._dropped -= dropped
             self._notices = []
+            self._forget_lost()
             for sink in self._confirmed:
                 for low, high in cleared:
                     self._confirmed[sink].add(low, high)
@@ -305,7 +317,7 @@ class Outbox:
             journal.insert(batch.rows[written:])
             cleared = Ranges([*batch.declared, *evicted])
             if batch.rows or batch.declared:
-                journal.put("last_seq", batch.last_seq)
+                journal.put_last_seq(batch.last_seq)
                 journal.put("ticks_s", self.ticks_s())
             saved = self._confirmed if len(cleared) else self._dirty
             for sink in saved:
@@ -344,13 +356,27 @@ class Outbox:
             first = first.common(other)
         return first
 
+    def _forget_lost(self) -> None:
+        """The loss of earlier stores is declared now; told twice, it would do no harm."""
+        if not self._lost:
+            return
+        self._lost, self._reserved = [], 0
+        try:
+            self._reserve(self._last_seq)
+        except OSError as error:
+            log.warning("%s: %s", self._folder, error)
+
     def _reserve(self, seq: int) -> None:
         """Make sure, durably, that numbers up to `seq` may be given. OSError when that fails."""
         if seq < self._reserved:
             return
         bound = seq + reserve.BLOCK
         confirmed = self._confirmed_by_all().hi()
-        reserve.write(self._folder, Reserve(epoch=self.epoch, reserved=bound, confirmed=confirmed))
+        lost = tuple(self._lost)
+        reserve.write(
+            self._folder,
+            Reserve(epoch=self.epoch, reserved=bound, confirmed=confirmed, lost=lost),
+        )
         self._reserved = bound
 
     def ticks_s(self) -> int:

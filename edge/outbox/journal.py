@@ -21,6 +21,12 @@ from edge.wire import StoredEvent
 FILE = "outbox.db"
 SCHEMA_VERSION = 2
 NEVER_EVICT = 3
+_EPOCH_BYTES = 8
+# What a healthy file can meet: these are no reason to set it aside.
+_ENVIRONMENT = tuple(
+    f"SQLITE_{name}"
+    for name in ("READONLY", "CANTOPEN", "FULL", "BUSY", "LOCKED", "PERM", "IOERR", "NOMEM", "AUTH")
+)
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE event (
@@ -65,17 +71,13 @@ class Journal:
             raise OutboxError(f"{self.file}: cannot be opened: {error}") from error
         try:
             self._prepare()
-            self.epoch = self.get("epoch")
-            self.bytes: int = self._one("SELECT coalesce(sum(length(payload)), 0) FROM event")
-        except (sqlite3.OperationalError, OutboxError) as error:
+            self._load()
+        except (sqlite3.Error, ValueError) as error:
             self._db.close()
-            if isinstance(error, OutboxError):
-                raise
-            raise OutboxError(f"{self.file}: cannot be used: {error}") from error
-        except sqlite3.DatabaseError as error:
-            self._db.close()
+            if getattr(error, "sqlite_errorname", "").startswith(_ENVIRONMENT):
+                raise OutboxError(f"{self.file}: cannot be used: {error}") from error
             raise Damaged(str(error)) from error
-        except Damaged:
+        except (Damaged, OutboxError):
             self._db.close()
             raise
 
@@ -94,7 +96,7 @@ class Journal:
                 raise Damaged("it holds no outbox")
             self._script(
                 f"{_SCHEMA} INSERT INTO meta VALUES"
-                f" ('epoch', '{secrets.token_hex(8)}'), ('last_seq', '0'), ('ticks_s', '0');"
+                f" ('epoch', '{secrets.token_hex(_EPOCH_BYTES)}'), ('last_seq', '0');"
             )
             return
         for known in range(version, SCHEMA_VERSION):
@@ -102,6 +104,20 @@ class Journal:
         verdict = self._one("PRAGMA quick_check(1)")
         if verdict != "ok":
             raise Damaged(str(verdict))
+
+    def _load(self) -> None:
+        self.epoch = self.get("epoch")
+        if len(self.epoch) != _EPOCH_BYTES * 2:
+            raise Damaged("it has no epoch")
+        value, _, check = self.get("last_seq").partition(" ")
+        if check and int(check) != zlib.crc32(value.encode()):
+            raise Damaged("its last number is not what was written")
+        highest: int = self._one("SELECT coalesce(max(seq), 0) FROM event")
+        self.last_seq = int(value)
+        if highest > self.last_seq:
+            raise Damaged("it holds events beyond its last number")
+        self.ticks_s = int(self.get("ticks_s", "0"))
+        self.bytes: int = self._one("SELECT coalesce(sum(length(payload)), 0) FROM event")
 
     def _script(self, statements: str) -> None:
         self._db.executescript(
@@ -132,6 +148,10 @@ class Journal:
     def put(self, key: str, value: object) -> None:
         """Set a value of the meta table."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, str(value)))
+
+    def put_last_seq(self, seq: int) -> None:
+        """Set the last seq, with a check against flipped bits."""
+        self.put("last_seq", f"{seq} {zlib.crc32(str(seq).encode())}")
 
     # ---- events
 

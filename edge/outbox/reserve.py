@@ -17,13 +17,15 @@ _BALLAST = "outbox.ballast"
 _BALLAST_BYTES = 1 << 20
 
 
-class Reserve(msgspec.Struct, frozen=True, kw_only=True):
+class Reserve(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The epoch of the store, the highest seq that it may have given, and up to which seq every
-    sink had confirmed when this was written."""
+    sink had confirmed when this was written. `lost` are stores before it whose loss may not be
+    declared yet."""
 
     epoch: str
     reserved: int
     confirmed: int
+    lost: tuple[Reserve, ...] = ()
 
 
 def read(folder: Path) -> Reserve | None:
