@@ -20,6 +20,7 @@ import msgspec
 from edge import seams
 from edge.bundle import BUILTIN
 from edge.errors import ConfigError
+from edge.wire import MAX_BATCH_EVENTS
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME = r"[A-Za-z0-9_.-]{1,64}"
@@ -84,7 +85,7 @@ class OutboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_mb: _Positive = 256.0
     max_age_h: _NotNegative = 0.0
     backlog_per_s: _Positive = 2000.0
-    batch_events: _Count = 64
+    batch_events: Annotated[int, msgspec.Meta(ge=1, le=MAX_BATCH_EVENTS)] = 64
     max_unconfirmed: _Count = 2000
     resend_s: _Positive = 15.0
 

@@ -45,13 +45,35 @@ class Ranges:
     def common(self, other: Ranges) -> Ranges:
         """What both hold."""
         shared = Ranges()
-        mine, theirs = list(self), list(other)
-        while mine and theirs:
-            low, high = max(mine[0][0], theirs[0][0]), min(mine[0][1], theirs[0][1])
+        mine, theirs = iter(self), iter(other)
+        one, two = next(mine, None), next(theirs, None)
+        while one is not None and two is not None:
+            low, high = max(one[0], two[0]), min(one[1], two[1])
             if low <= high:
                 shared._ranges.append((low, high))
-            (mine if mine[0][1] <= theirs[0][1] else theirs).pop(0)
+            if one[1] <= two[1]:
+                one = next(mine, None)
+            else:
+                two = next(theirs, None)
         return shared
+
+    def minus(self, other: Ranges) -> Ranges:
+        """What this holds and the other does not."""
+        left = Ranges()
+        theirs = iter(other)
+        span = next(theirs, None)
+        for low, high in self:
+            while span is not None and span[0] <= high:
+                if span[1] >= low:
+                    if low < span[0]:
+                        left._ranges.append((low, span[0] - 1))
+                    low = span[1] + 1
+                if span[1] > high:
+                    break
+                span = next(theirs, None)
+            if low <= high:
+                left._ranges.append((low, high))
+        return left
 
     def missing(self, low: int, high: int) -> Ranges:
         """What of low..high is not held."""

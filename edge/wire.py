@@ -20,6 +20,7 @@ VERSION = 1
 DEVICE_PIPELINE = "device"
 """The pipeline under which events travel that no pipeline made."""
 MAX_BATCH_BYTES = 16 << 20
+MAX_BATCH_EVENTS = 10_000
 
 
 class Time(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,10 +327,10 @@ def decode_batch(data: bytes, *, max_bytes: int = MAX_BATCH_BYTES) -> list[bytes
         raise ValueError(f"not a batch: {error}") from error
     if unpacker.unconsumed_tail or not unpacker.eof:
         raise ValueError(f"a batch is cut off, or unpacks to more than {max_bytes} bytes")
-    events = lines.split(b"\n")
-    if len(events) != facts.count:
-        raise ValueError(f"a batch says {facts.count} events and holds {len(events)}")
-    return events
+    count = lines.count(b"\n") + 1
+    if count != facts.count or count > MAX_BATCH_EVENTS:
+        raise ValueError(f"a batch says {facts.count} events and holds {count}")
+    return lines.split(b"\n")
 
 
 def event_schema() -> dict[str, Any]:

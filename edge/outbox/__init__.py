@@ -16,7 +16,6 @@ import queue
 import sqlite3
 import threading
 import time
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
@@ -27,13 +26,14 @@ from edge.clock import Clock
 from edge.config import OutboxConfig
 from edge.errors import OutboxError
 from edge.outbox import reserve
-from edge.outbox.journal import NEVER_EVICT, Damaged, Journal, Row, set_aside
+from edge.outbox.journal import NEVER_EVICT, Damaged, Journal, Row, checksum, set_aside
 from edge.outbox.reserve import Reserve
 from edge.ranges import Range, Ranges
 from edge.wire import Event, GapData, StoredEvent, encode, event_of
 
 LOW, NORMAL, HIGH = 0, 1, 2
 _GROUP = 256
+_GAP_RANGES = 1000
 _RETRY_S = 1.0
 _EVICT_SHARE = 0.05  # evicted at once beyond what is needed, so that gap events stay few
 
@@ -68,21 +68,28 @@ class Outbox:
         self._dropped = 0
         self.drops = 0
         self.problem = ""
+        self._started_s = time.monotonic()
         self._guard = _lock_folder(folder)
         try:
-            self._open(sinks)
-        except BaseException:
+            self._mark = reserve.Mark(folder)
+            try:
+                self._open(sinks)
+            except OutboxError:
+                if not reserve.drop_ballast(folder):
+                    raise
+                self._open(sinks)  # into the space that is kept for a full disk
+        except BaseException as error:
             self._guard.close()
+            if isinstance(error, OSError):
+                raise OutboxError(f"{folder}: cannot be written: {error.strerror}") from error
             raise
         self._leased = {sink: Ranges() for sink in sinks}
         self._refused = {sink: Ranges() for sink in sinks}
         self._dirty: set[str] = set()
-        self._started_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
     def _open(self, sinks: Sequence[str]) -> None:
-        known = reserve.read(self._folder)
         try:
             self._journal = Journal(self._folder)
         except Damaged as error:
@@ -93,24 +100,57 @@ class Outbox:
             self.epoch = self._journal.epoch
             self._last_seq = self._journal.last_seq
             self._ticks_base_s = self._journal.ticks_s
-            self._lost = self._lost_stores(known)
-            self._notices += [_lost_store(lost) for lost in self._lost]
-            self._reserved = known.reserved if known and known.epoch == self.epoch else 0
-            self._confirmed = {sink: self._journal.confirmed(sink) for sink in sinks}
-            with self._journal.transaction():
-                self._journal.forget_sinks_but(sinks)
-            self._reserve(self._last_seq)
+            self._take_stock(sinks)
             reserve.keep_ballast(self._folder)
         except (sqlite3.Error, OSError) as error:
             self._journal.close()
             raise OutboxError(f"{self._journal.file}: cannot be used: {error}") from error
 
-    def _lost_stores(self, known: Reserve | None) -> list[Reserve]:
-        """Stores that are gone, and whose loss may not be declared yet."""
-        if known is None:
-            return []
-        before = [msgspec.structs.replace(known, lost=())] if known.epoch != self.epoch else []
-        return [*known.lost, *before]
+    def _take_stock(self, sinks: Sequence[str]) -> None:
+        """Hold what the store has against what the files beside it know, and declare what is
+        missing. In one transaction, and before the reserve forgets another store: a crash in
+        between only declares the same again."""
+        journal, mark = self._journal, self._mark
+        known = reserve.read(self._folder)
+        if known is None and mark.epoch:
+            known = Reserve(epoch=mark.epoch, reserved=mark.last_seq + reserve.BLOCK, confirmed=0)
+        gone = journal.confirmed()
+        gaps: list[GapData] = []
+        if known is not None and known.epoch != self.epoch:
+            gaps += _lost_store(known)
+        set_back = mark.epoch == self.epoch and mark.last_seq > self._last_seq
+        first_lost = self._last_seq + 1
+        with journal.transaction():
+            journal.forget_sinks_but(sinks)
+            missing = Ranges([(1, self._last_seq)] if self._last_seq else []).minus(gone)
+            missing = missing.minus(journal.present())
+            if len(missing):
+                log.error("%s: %d events are missing", journal.file, missing.count())
+                gaps += _gaps(self.epoch, missing, "damaged on disk")
+            if set_back:
+                # Numbers that were given already must not be given again.
+                reserved = known.reserved if known is not None else 0
+                self._last_seq = max(mark.last_seq, reserved)
+                lost = Ranges([(first_lost, self._last_seq)])
+                log.error("%s: was set back to event %d", journal.file, first_lost - 1)
+                gaps += _gaps(self.epoch, lost, "store set back")
+                missing = Ranges([*missing, *lost])
+            batch = _Batch(self, self._last_seq)
+            batch.declare(gaps)
+            journal.insert(batch.rows)
+            self._last_seq = batch.last_seq
+            self._gone = Ranges([*gone, *missing])
+            self._confirmed = {
+                sink: Ranges([*journal.confirmed(sink), *self._gone]) for sink in sinks
+            }
+            if gaps:
+                journal.put("last_seq", self._last_seq)
+                journal.save_confirmed(self._gone)
+                for sink, confirmed in self._confirmed.items():
+                    journal.save_confirmed(confirmed, sink)
+        mark.write(self.epoch, self._last_seq)
+        self._reserved = 0
+        self._reserve(self._last_seq)
 
     @property
     def last_seq(self) -> int:
@@ -233,6 +273,7 @@ class Outbox:
         self._thread.join(timeout_s)
         with self._lock:
             self._journal.close()
+            self._mark.close()
         self._guard.close()
 
     # ---- the committing thread
@@ -280,8 +321,7 @@ class Outbox:
             try:
                 if dropped:
                     batch.declare_dropped(dropped)
-                for notice in self._notices:
-                    batch.add_gap(notice)
+                batch.declare(self._notices)
                 for draft, priority in group:
                     batch.add(draft, priority)
                 cleared = self._write(batch)
@@ -297,35 +337,35 @@ class Outbox:
             self._last_seq = batch.last_seq
             self._dropped -= dropped
             self._notices = []
-            self._forget_lost()
             for sink in self._confirmed:
                 for low, high in cleared:
                     self._confirmed[sink].add(low, high)
+            self._gone = Ranges([*self._gone, *cleared, *self._confirmed_by_all()])
             self._dirty.clear()
+            self._mark.write(self.epoch, self._last_seq)
             self._committed.notify_all()
         return True
 
     def _write(self, batch: _Batch) -> Ranges:
         """One transaction; returns the seqs that are declared lost, which nobody has to confirm."""
         journal = self._journal
-        # Room for the gap events that eviction adds.
-        self._reserve(batch.last_seq + 2)
+        self._reserve(batch.last_seq)
         with journal.transaction():
             journal.insert(batch.rows)
             written = len(batch.rows)
             evicted = self._evict(batch)
+            self._reserve(batch.last_seq)
             journal.insert(batch.rows[written:])
             cleared = Ranges([*batch.declared, *evicted])
             if batch.rows or batch.declared:
-                journal.put_last_seq(batch.last_seq)
+                journal.put("last_seq", batch.last_seq)
                 journal.put("ticks_s", self.ticks_s())
-            saved = self._confirmed if len(cleared) else self._dirty
-            for sink in saved:
-                ranges = Ranges(self._confirmed[sink])
-                for low, high in cleared:
-                    ranges.add(low, high)
-                journal.save_confirmed(sink, ranges)
-            journal.delete(self._confirmed_by_all())
+            for sink in self._confirmed if len(cleared) else self._dirty:
+                journal.save_confirmed(Ranges([*self._confirmed[sink], *cleared]), sink)
+            done = self._confirmed_by_all().minus(self._gone)
+            if len(done) or len(cleared):
+                journal.delete(done)
+                journal.save_confirmed(Ranges([*self._gone, *cleared, *done]))
         return cleared
 
     def _evict(self, batch: _Batch) -> Ranges:
@@ -337,34 +377,24 @@ class Outbox:
             old = journal.older_than(self.ticks_s() - max_age_s)
             if len(old):
                 journal.delete(old)
-                batch.add_gap(_gap(self.epoch, old, "too old"))
+                batch.declare(_gaps(self.epoch, old, "too old"))
                 gone = old
         max_bytes = round(self._config.max_mb * 1e6)
         if journal.bytes > max_bytes:
             victims = journal.cheapest(journal.bytes - max_bytes + int(_EVICT_SHARE * max_bytes))
             if len(victims):
                 journal.delete(victims)
-                batch.add_gap(_gap(self.epoch, victims, "store full"))
+                batch.declare(_gaps(self.epoch, victims, "store full"))
                 gone = Ranges([*gone, *victims])
         return gone
 
     def _confirmed_by_all(self) -> Ranges:
         if not self._confirmed:
-            return Ranges()
+            return self._gone
         first, *others = self._confirmed.values()
         for other in others:
             first = first.common(other)
         return first
-
-    def _forget_lost(self) -> None:
-        """The loss of earlier stores is declared now; told twice, it would do no harm."""
-        if not self._lost:
-            return
-        self._lost, self._reserved = [], 0
-        try:
-            self._reserve(self._last_seq)
-        except OSError as error:
-            log.warning("%s: %s", self._folder, error)
 
     def _reserve(self, seq: int) -> None:
         """Make sure, durably, that numbers up to `seq` may be given. OSError when that fails."""
@@ -372,11 +402,7 @@ class Outbox:
             return
         bound = seq + reserve.BLOCK
         confirmed = self._confirmed_by_all().hi()
-        lost = tuple(self._lost)
-        reserve.write(
-            self._folder,
-            Reserve(epoch=self.epoch, reserved=bound, confirmed=confirmed, lost=lost),
-        )
+        reserve.write(self._folder, Reserve(epoch=self.epoch, reserved=bound, confirmed=confirmed))
         self._reserved = bound
 
     def ticks_s(self) -> int:
@@ -410,7 +436,7 @@ class Outbox:
                 self._confirmed[sink].add(low, high)
             self._dirty.add(sink)
         if len(fresh):
-            self._notices.append(_gap(self.epoch, fresh, "damaged on disk"))
+            self._notices += _gaps(self.epoch, fresh, "damaged on disk")
 
     def _draft_gap(self, data: GapData) -> Event:
         return event_of(data, time=self._clock.now())
@@ -433,31 +459,43 @@ class _Batch:
             draft, device=self._outbox._device, epoch=self._outbox.epoch, seq=self.last_seq
         )
         payload = encode(event)
-        self.rows.append(
-            (self.last_seq, event.pipeline, priority, self._ticks_s, zlib.crc32(payload), payload)
-        )
+        crc = checksum(self.last_seq, event.pipeline, payload)
+        self.rows.append((self.last_seq, event.pipeline, priority, self._ticks_s, crc, payload))
 
-    def add_gap(self, data: GapData) -> None:
-        """Declare a loss; a declaration is never evicted."""
-        self.add(self._outbox._draft_gap(data), NEVER_EVICT)
+    def declare(self, gaps: Iterable[GapData]) -> None:
+        """Declare losses; a declaration is never evicted."""
+        for gap in gaps:
+            self.add(self._outbox._draft_gap(gap), NEVER_EVICT)
 
     def declare_dropped(self, count: int) -> None:
         """Give numbers to events that never reached the disk, and declare them lost."""
         lost = Ranges([(self.last_seq + 1, self.last_seq + count)])
         self.last_seq += count
         self.declared = Ranges([*self.declared, *lost])
-        self.add_gap(_gap(self._outbox.epoch, lost, "not written"))
+        self.declare(_gaps(self._outbox.epoch, lost, "not written"))
 
 
-def _gap(epoch: str, ranges: Ranges, reason: str) -> GapData:
-    return GapData(epoch=epoch, ranges=list(ranges), count=ranges.count(), reason=reason)
+def _gaps(epoch: str, ranges: Ranges, reason: str) -> list[GapData]:
+    """Declarations of a loss, none of them too large for a message."""
+    spans = list(ranges)
+    return [
+        GapData(
+            epoch=epoch,
+            ranges=part,
+            count=sum(high - low + 1 for low, high in part),
+            reason=reason,
+        )
+        for part in (
+            spans[start : start + _GAP_RANGES] for start in range(0, len(spans), _GAP_RANGES)
+        )
+    ]
 
 
-def _lost_store(known: Reserve) -> GapData:
+def _lost_store(known: Reserve) -> list[GapData]:
     """The upper bound of what was lost with a store."""
     log.error("the outbox of epoch %s is lost; declaring what it may have held", known.epoch)
-    lost = Ranges([(known.confirmed + 1, known.reserved)])
-    return _gap(known.epoch, lost, "store lost")
+    first = min(known.confirmed + 1, known.reserved)
+    return _gaps(known.epoch, Ranges([(first, known.reserved)]), "store lost")
 
 
 def _lock_folder(folder: Path) -> IO[str]:

@@ -1,7 +1,7 @@
 """The store of the outbox: one SQLite file, one connection, used under the outbox's lock.
 
 WAL with synchronous=FULL: what `transaction` has committed survives a power cut. Every row carries
-the CRC-32 of its payload, so that a flipped bit is found instead of sent.
+a CRC-32 of what it says, so that a flipped bit is found instead of believed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ _ENVIRONMENT = tuple(
     f"SQLITE_{name}"
     for name in ("READONLY", "CANTOPEN", "FULL", "BUSY", "LOCKED", "PERM", "IOERR", "NOMEM", "AUTH")
 )
+_GONE = ""
+"""The name under which `confirmed` keeps the seqs whose rows were deleted."""
 _SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE event (
     seq INTEGER PRIMARY KEY,
     pipeline TEXT NOT NULL,
@@ -38,16 +40,28 @@ CREATE TABLE event (
     payload BLOB NOT NULL
 );
 CREATE INDEX event_priority ON event (priority);
-CREATE TABLE confirmed (sink TEXT, low INTEGER, high INTEGER, PRIMARY KEY (sink, low))
-    WITHOUT ROWID;
+CREATE TABLE confirmed (
+    sink TEXT, low INTEGER, high INTEGER, crc INTEGER NOT NULL, PRIMARY KEY (sink, low)
+) WITHOUT ROWID;
 """
 _MIGRATIONS = {
-    1: """
+    1: f"""
+ALTER TABLE meta ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+UPDATE meta SET crc = checksum(0, key, value);
 ALTER TABLE event ADD COLUMN priority INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE event ADD COLUMN ticks_s INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE event ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
-UPDATE event SET crc = crc32(payload);
+UPDATE event SET crc = checksum(seq, pipeline, payload);
 CREATE INDEX event_priority ON event (priority);
+ALTER TABLE confirmed ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+INSERT INTO confirmed (sink, low, high)
+    SELECT '{_GONE}', before + 1, seq - 1 FROM (
+        SELECT seq, lag(seq, 1, 0) OVER (ORDER BY seq) AS before FROM (
+            SELECT seq FROM event
+            UNION ALL SELECT CAST(value AS INTEGER) + 1 FROM meta WHERE key = 'last_seq'
+        )
+    ) WHERE seq > before + 1;
+UPDATE confirmed SET crc = checksum(low, sink, high);
 """,
 }
 Row = tuple[int, str, int, int, int, bytes]
@@ -72,7 +86,7 @@ class Journal:
         try:
             self._prepare()
             self._load()
-        except (sqlite3.Error, ValueError) as error:
+        except (sqlite3.Error, ValueError, TypeError) as error:
             self._db.close()
             if getattr(error, "sqlite_errorname", "").startswith(_ENVIRONMENT):
                 raise OutboxError(f"{self.file}: cannot be used: {error}") from error
@@ -82,7 +96,7 @@ class Journal:
             raise
 
     def _prepare(self) -> None:
-        self._db.create_function("crc32", 1, zlib.crc32, deterministic=True)
+        self._db.create_function("checksum", 3, checksum, deterministic=True)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         version = int(self._one("PRAGMA user_version"))
@@ -96,7 +110,8 @@ class Journal:
                 raise Damaged("it holds no outbox")
             self._script(
                 f"{_SCHEMA} INSERT INTO meta VALUES"
-                f" ('epoch', '{secrets.token_hex(_EPOCH_BYTES)}'), ('last_seq', '0');"
+                f" ('epoch', '{secrets.token_hex(_EPOCH_BYTES)}', 0), ('last_seq', '0', 0);"
+                " UPDATE meta SET crc = checksum(0, key, value);"
             )
             return
         for known in range(version, SCHEMA_VERSION):
@@ -109,14 +124,10 @@ class Journal:
         self.epoch = self.get("epoch")
         if len(self.epoch) != _EPOCH_BYTES * 2:
             raise Damaged("it has no epoch")
-        value, _, check = self.get("last_seq").partition(" ")
-        if check and int(check) != zlib.crc32(value.encode()):
-            raise Damaged("its last number is not what was written")
-        highest: int = self._one("SELECT coalesce(max(seq), 0) FROM event")
-        self.last_seq = int(value)
-        if highest > self.last_seq:
-            raise Damaged("it holds events beyond its last number")
+        self.last_seq = int(self.get("last_seq"))
         self.ticks_s = int(self.get("ticks_s", "0"))
+        # A number that was never given is damage, and would stand in the way of the next event.
+        self._db.execute("DELETE FROM event WHERE seq < 1 OR seq > ?", (self.last_seq,))
         self.bytes: int = self._one("SELECT coalesce(sum(length(payload)), 0) FROM event")
 
     def _script(self, statements: str) -> None:
@@ -140,18 +151,22 @@ class Journal:
 
     # ---- counters
 
-    def get(self, key: str, default: str = "") -> str:
-        """A value of the meta table."""
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return str(row[0]) if row else default
+    def get(self, key: str, default: str | None = None) -> str:
+        """A value of the meta table; the default where it is missing or not as it was put, or
+        Damaged without one."""
+        row = self._db.execute("SELECT value, crc FROM meta WHERE key = ?", (key,)).fetchone()
+        if row is not None and checksum(0, key, row[0]) == row[1]:
+            return str(row[0])
+        if default is None:
+            raise Damaged(f"it does not know its {key}")
+        return default
 
     def put(self, key: str, value: object) -> None:
         """Set a value of the meta table."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, str(value)))
-
-    def put_last_seq(self, seq: int) -> None:
-        """Set the last seq, with a check against flipped bits."""
-        self.put("last_seq", f"{seq} {zlib.crc32(str(seq).encode())}")
+        self._db.execute(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?, ?)",
+            (key, str(value), checksum(0, key, str(value))),
+        )
 
     # ---- events
 
@@ -183,7 +198,7 @@ class Journal:
                 above = seq
                 if any(seq in ranges for ranges in passed):
                     break
-                if zlib.crc32(payload) != crc:
+                if checksum(seq, pipeline, payload) != crc:
                     damaged.append(seq)
                 else:
                     events.append(StoredEvent(seq=seq, pipeline=pipeline, payload=payload))
@@ -199,6 +214,17 @@ class Journal:
             if freed:
                 self._db.execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", span)
                 self.bytes -= freed
+
+    def present(self) -> Ranges:
+        """The seqs of all rows."""
+        return Ranges(
+            self._db.execute(
+                "SELECT min(seq), max(seq) FROM"
+                " (SELECT seq, seq - row_number() OVER (ORDER BY seq) AS island"
+                " FROM event NOT INDEXED)"
+                " GROUP BY island ORDER BY 1"
+            ).fetchall()
+        )
 
     def older_than(self, ticks_s: int) -> Ranges:
         """The evictable events from before a moment of running time."""
@@ -233,25 +259,26 @@ class Journal:
 
     # ---- cursors
 
-    def confirmed(self, sink: str) -> Ranges:
-        """The cursor of a sink as it was last saved."""
-        return Ranges(
-            self._db.execute(
-                "SELECT low, high FROM confirmed WHERE sink = ? ORDER BY low", (sink,)
-            ).fetchall()
+    def confirmed(self, sink: str = _GONE) -> Ranges:
+        """The cursor of a sink as it was last saved; without a name, the seqs whose rows were
+        deleted. What is damaged of it is left out: it will be sent again."""
+        rows = self._db.execute(
+            "SELECT low, high, crc FROM confirmed WHERE sink = ? ORDER BY low", (sink,)
         )
+        return Ranges((low, high) for low, high, crc in rows if checksum(low, sink, high) == crc)
 
-    def save_confirmed(self, sink: str, ranges: Ranges) -> None:
-        """Replace the cursor of a sink."""
+    def save_confirmed(self, ranges: Ranges, sink: str = _GONE) -> None:
+        """Replace the cursor of a sink, or what is known to be deleted."""
         self._db.execute("DELETE FROM confirmed WHERE sink = ?", (sink,))
         self._db.executemany(
-            "INSERT INTO confirmed VALUES (?, ?, ?)", [(sink, low, high) for low, high in ranges]
+            "INSERT INTO confirmed VALUES (?, ?, ?, ?)",
+            [(sink, low, high, checksum(low, sink, high)) for low, high in ranges],
         )
 
     def forget_sinks_but(self, sinks: Sequence[str]) -> None:
         """A sink that is no longer configured holds nothing back."""
         for (sink,) in self._db.execute("SELECT DISTINCT sink FROM confirmed").fetchall():
-            if sink not in sinks:
+            if sink not in (_GONE, *sinks):
                 self._db.execute("DELETE FROM confirmed WHERE sink = ?", (sink,))
 
     def close(self) -> None:
@@ -260,6 +287,13 @@ class Journal:
 
     def _one(self, statement: str, *values: object) -> Any:
         return self._db.execute(statement, values).fetchone()[0]
+
+
+def checksum(number: object, text: object, data: object) -> int:
+    """CRC-32 over a number, a text and a payload or another value, of whatever type a damaged row
+    may have."""
+    content = data if isinstance(data, bytes) else str(data).encode(errors="replace")
+    return zlib.crc32(content, zlib.crc32(f"{number} {text}".encode(errors="replace")))
 
 
 def set_aside(folder: Path) -> Path:
