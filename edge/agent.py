@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from edge import board, seams
-from edge.clock import Clock
+from edge.clock import Clock, ClockWatch
 from edge.config import Config
 from edge.engines.host import Hosts
 from edge.errors import ConfigError, EdgeError, SinkError
-from edge.outbox import Outbox
+from edge.outbox import HIGH, Outbox
 from edge.pipeline import Pipeline
 from edge.sender import Sender
 from edge.status import StatusServer
-from edge.wire import Event, State, Telemetry
+from edge.wire import ClockData, Event, State, Telemetry, event_of
 
 _TICK_S = 0.2
 _JOIN_S = 3.0
-_FILE_APPEND_S = 60.0
+_BLOCK_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +66,15 @@ class Agent:
                 Path(config.device.state_dir),
                 list(sinks),
                 device=config.device.id,
-                commit_s=config.device.commit_ms / 1000,
-                max_pending=config.device.max_pending_events,
+                config=config.outbox,
+                clock=self._clock,
             )
         except BaseException:
             self._close_pipelines()
             raise
         self.senders = [
-            Sender(name, sink, self.outbox, self._describe) for name, sink in sinks.items()
+            Sender(name, sink, self.outbox, self._describe, config.outbox, self._clock)
+            for name, sink in sinks.items()
         ]
         self._failure: BaseException | None = None
         self._ended = threading.Event()
@@ -156,6 +157,11 @@ class Agent:
                 "confirmed": sender.confirmed,
                 "outbox_depth": self.outbox.depth(sender.name),
             }
+            refused = self.outbox.refused(sender.name)
+            if refused:
+                problems.append(f"sink {sender.name}: {refused} events refused; they are kept")
+        if self.outbox.problem:
+            problems.append(f"outbox: {self.outbox.problem}")
         if self.outbox.drops:
             problems.append(f"outbox: {self.outbox.drops} events dropped; is the disk full?")
         return {
@@ -170,16 +176,19 @@ class Agent:
     # ---- workers
 
     def _pipeline_worker(self, pipeline: Pipeline) -> Callable[[threading.Event], None]:
-        def append(event: Event, live: bool) -> bool:
-            return self.outbox.append(event, timeout_s=0.0 if live else _FILE_APPEND_S)
+        def append(event: Event) -> bool:
+            wait_s = _BLOCK_S if pipeline.blocks_when_full else 0.0
+            return self.outbox.append(event, timeout_s=wait_s, priority=pipeline.priority)
 
         return lambda stop: pipeline.run(append, stop)
 
     def _report(self, stop: threading.Event) -> None:
         """Send the state when it changes, and telemetry every `telemetry_s`."""
         told = None
+        jumps = ClockWatch(self._clock)
         due_s = time.monotonic() + self._config.device.telemetry_s
         while not stop.wait(1.0):
+            self._report_jump(jumps.look())
             states = {pipeline.name: pipeline.state for pipeline in self.pipelines}
             if told is not None and states != told:
                 for sender in self.senders:
@@ -189,6 +198,13 @@ class Agent:
                 due_s = time.monotonic() + self._config.device.telemetry_s
                 for sender in self.senders:
                     sender.report(self._telemetry())
+
+    def _report_jump(self, jump: ClockData | None) -> None:
+        """A clock that jumped is corrected by an event; committed events keep their bytes."""
+        if jump is None:
+            return
+        log.warning("the wall clock jumped by %.1f s", jump.offset_ms / 1000)
+        self.outbox.append(event_of(jump, time=self._clock.now()), timeout_s=0.0, priority=HIGH)
 
     def _start(self, worker: Worker, stop: threading.Event) -> threading.Thread:
         def guarded() -> None:
@@ -213,15 +229,17 @@ class Agent:
             connection=connection,
             version=package_version(),
             epoch=self.outbox.epoch,
+            last_seq=self.outbox.last_seq,
             pipelines={pipeline.name: pipeline.state for pipeline in self.pipelines},
         )
 
     def _telemetry(self) -> Telemetry:
-        clock = self._clock
         return Telemetry(
             device=self._config.device.id,
-            time=clock.stamp(mono_ns=clock.mono_ns(), wall_ns=clock.wall_ns()),
+            time=self._clock.now(),
             pipelines={pipeline.name: pipeline.telemetry for pipeline in self.pipelines},
+            epoch=self.outbox.epoch,
+            last_seq=self.outbox.last_seq,
             outbox={sender.name: self.outbox.depth(sender.name) for sender in self.senders},
             outbox_drops=self.outbox.drops,
             memory_mb=board.memory_mb(),

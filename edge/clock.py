@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from edge.types import Array, Frame
-from edge.wire import Time, wall_text
+from edge.wire import ClockData, Time, wall_text
 
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 
 
 @functools.cache
-def _boot_id() -> str:
+def boot_id() -> str:
     """The kernel's boot id; a random one for this process where there is no Linux /proc."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -61,8 +61,30 @@ class Clock:
         """Wall time since 1970, UTC."""
         return time.time_ns()
 
+    def now(self) -> Time:
+        """The wire's time of this moment."""
+        return self.stamp(mono_ns=self.mono_ns(), wall_ns=self.wall_ns())
+
     def stamp(self, *, mono_ns: int, wall_ns: int) -> Time:
         """The wire's time of a moment; asks the kernel about synchronisation every 10 s."""
         if self._checked_ns is None or mono_ns - self._checked_ns > 10_000_000_000:
             self._state, self._checked_ns = _clock_state(), mono_ns
-        return Time(wall=wall_text(wall_ns), mono_ns=mono_ns, boot=_boot_id(), clock=self._state)
+        return Time(wall=wall_text(wall_ns), mono_ns=mono_ns, boot=boot_id(), clock=self._state)
+
+
+class ClockWatch:
+    """Notices when the wall clock jumps against the monotonic one."""
+
+    def __init__(self, clock: Clock, *, threshold_s: float = 2.0) -> None:
+        self._clock = clock
+        self._threshold_ns = round(threshold_s * 1e9)
+        self._offset_ns = clock.wall_ns() - clock.mono_ns()
+
+    def look(self) -> ClockData | None:
+        """What to report when the clock has jumped since the last look; drift is followed."""
+        mono_ns = self._clock.mono_ns()
+        offset_ns = self._clock.wall_ns() - mono_ns
+        jump_ns, self._offset_ns = offset_ns - self._offset_ns, offset_ns
+        if abs(jump_ns) < self._threshold_ns:
+            return None
+        return ClockData(boot=boot_id(), mono_ns=mono_ns, offset_ms=round(jump_ns / 1e6))

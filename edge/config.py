@@ -19,6 +19,7 @@ from edge import seams
 from edge.bundle import BUILTIN
 from edge.errors import ConfigError
 from edge.toml_reader import NAME_PATTERN, TomlReader, at, read_toml
+from edge.wire import MAX_BATCH_EVENTS
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -31,19 +32,37 @@ _Index = Annotated[int, msgspec.Meta(ge=0)]
 class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True):
     """[device]: `id` names the device on the wire (else $EDGE_DEVICE_ID, else the host name).
 
-    `state_dir` holds the outbox and the status socket, relative to the file. `commit_ms` is how
-    long events wait to be committed together; `telemetry_s` how often telemetry is sent.
-    `drain_s` is how long a stop waits for the sinks; a running pipeline without a frame for
-    `stall_s` is reported as unhealthy.
+    `state_dir` holds the outbox and the status socket, relative to the file. `telemetry_s` is how
+    often telemetry is sent, `drain_s` how long a stop waits for the sinks; a running pipeline
+    without a frame for `stall_s` is reported as unhealthy.
     """
 
     id: str = ""
     state_dir: str = "edge-state"
-    commit_ms: _NotNegative = 20.0
-    max_pending_events: _Count = 1000
     telemetry_s: _Positive = 30.0
     drain_s: _NotNegative = 10.0
     stall_s: _Positive = 30.0
+
+
+class OutboxConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[outbox]: `commit_ms` is how long events wait to be committed together, and
+    `max_pending_events` how many may wait.
+
+    It holds `max_mb` megabytes of events, none older than `max_age_h` hours of the agent's running
+    time (0: any age). What has to go to keep these bounds is declared lost by a gap event, lowest
+    priority and oldest first. Backlog is sent at `backlog_per_s` events a second, in batches of
+    `batch_events`, of which `max_unconfirmed` events may wait for their confirmation; when nothing
+    was confirmed for `resend_s`, everything is sent again.
+    """
+
+    commit_ms: _NotNegative = 20.0
+    max_pending_events: _Count = 1000
+    max_mb: _Positive = 256.0
+    max_age_h: _NotNegative = 0.0
+    backlog_per_s: _Positive = 2000.0
+    batch_events: Annotated[int, msgspec.Meta(ge=1, le=MAX_BATCH_EVENTS)] = 64
+    max_unconfirmed: _Count = 2000
+    resend_s: _Positive = 15.0
 
 
 class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +84,9 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """[[pipeline]]: a source, a bundle, and rules.
 
     `variant` is a name from the bundle or "auto". `roi` is x, y, width, height in source pixels,
-    cut out before `rotate` turns the picture clockwise by so many degrees.
+    cut out before `rotate` turns the picture clockwise by so many degrees. Events of a higher
+    `priority` outlive others in a full outbox. When events cannot be written, `when_full` says
+    whether the pipeline waits or drops them and declares the loss; "auto" drops for live sources.
     """
 
     name: str
@@ -79,12 +100,15 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     min_score: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     roi: tuple[_Index, _Index, _Count, _Count] | None = None
     rotate: Literal[0, 90, 180, 270] = 0
+    priority: Literal["low", "normal", "high"] = "normal"
+    when_full: Literal["auto", "block", "drop"] = "auto"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A whole edge.toml. Paths in it are absolute."""
 
     device: DeviceConfig
+    outbox: OutboxConfig
     pipelines: tuple[PipelineConfig, ...]
     sinks: tuple[SinkConfig, ...]
     path: Path
@@ -150,6 +174,7 @@ def json_schema() -> dict[str, Any]:
         "type": "object",
         "properties": {
             "device": table(DeviceConfig),
+            "outbox": table(OutboxConfig),
             "pipeline": {"type": "array", "minItems": 1, "items": pipeline},
             "sink": {
                 "type": "array",
@@ -187,7 +212,7 @@ class _Reader(TomlReader):
 
     def config(self, document: dict[str, Any]) -> Config | None:
         document = self._expand(document, "")
-        self.refuse_unknown(document, ["device", "pipeline", "sink"], "")
+        self.refuse_unknown(document, ["device", "outbox", "pipeline", "sink"], "")
         device = self.struct(DeviceConfig, self.table(document, "device"), "device")
         if device is not None:
             name = device.id or self._environ.get("EDGE_DEVICE_ID") or socket.gethostname()
@@ -195,6 +220,7 @@ class _Reader(TomlReader):
                 device, id=name, state_dir=str(self.absolute(device.state_dir))
             )
             self.check_name(name, "device.id")
+        outbox = self.struct(OutboxConfig, self.table(document, "outbox"), "outbox")
         sinks = [self._sink(*item) for item in self.array(document, "sink", least=1)]
         pipelines = [self.pipeline(*item) for item in self.array(document, "pipeline", least=1)]
         self.refuse_twins("sink", [sink.name for sink in sinks if sink])
@@ -203,6 +229,7 @@ class _Reader(TomlReader):
             return None
         return Config(
             device=device,
+            outbox=outbox,
             pipelines=tuple(pipeline for pipeline in pipelines if pipeline),
             sinks=tuple(sink for sink in sinks if sink),
             path=self.file.absolute(),

@@ -48,8 +48,8 @@ _MAX_BAD_IN_A_ROW = 1000
 
 log = logging.getLogger(__name__)
 
-Append = Callable[[Event, bool], bool]
-"""Hands an event to the outbox; the flag says whether the source is live. False: dropped."""
+Append = Callable[[Event], bool]
+"""Hands an event to the outbox. False: dropped."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +240,7 @@ class Pipeline:
             except FrameError as error:
                 self._bad_frame(error)
                 continue
-            if append(event, self.source.live):
+            if append(event):
                 self.stats.events += 1
 
     def _step(self, frame: Frame) -> Step | None:
@@ -318,6 +318,18 @@ class Pipeline:
         log.log(level, "pipeline %s: skipped: %s", self.name, error)
 
     # ---- for whoever watches
+
+    @property
+    def priority(self) -> int:
+        """The priority of this pipeline's events in the outbox: 0, 1 or 2."""
+        return ("low", "normal", "high").index(self._config.priority)
+
+    @property
+    def blocks_when_full(self) -> bool:
+        """Whether to wait when the outbox takes no more, rather than drop."""
+        if self._config.when_full == "auto":
+            return not self.source.live
+        return self._config.when_full == "block"
 
     @property
     def state(self) -> PipelineState:

@@ -11,11 +11,11 @@ import functools
 import importlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from edge.errors import ConfigError
 from edge.types import Array, Frame, Geometry, Outcome, Prediction, TensorSpec
-from edge.wire import SourceState, State, StoredEvent, Telemetry
+from edge.wire import Batch, SourceState, State, StoredEvent, Telemetry
 
 SOURCES = {
     "camera": "edge.sources.camera:Camera",
@@ -93,17 +93,26 @@ class Engine(Protocol):
         """Free what the runtime holds."""
 
 
-Message = StoredEvent | State | Telemetry
+Message = StoredEvent | Batch | State | Telemetry
+
+
+class Answers(NamedTuple):
+    """What a sink's receiver said: inclusive ranges of seqs that it holds for good, and seqs that
+    it will not have, with the reason."""
+
+    confirmed: list[tuple[int, int]]
+    refused: Sequence[tuple[int, str]] = ()
 
 
 class Sink(Protocol):
     """Publishes messages and says what was confirmed. Used by one sender thread.
 
-    `window` is how many events may be under way at once.
+    `room` is how many messages `send` would take now; `batches` whether a Batch may be among them.
     """
 
     Config: ClassVar[type[Any]]
-    window: int
+    room: int
+    batches: bool
 
     def open(self, state: State | None) -> None:
         """Connect and announce `state`; with None only try the connection.
@@ -117,8 +126,8 @@ class Sink(Protocol):
         SinkError when the connection is gone: whatever was not confirmed will be sent again.
         """
 
-    def poll(self, timeout_s: float) -> list[int]:
-        """The seqs confirmed since the last call; waits up to `timeout_s` for the first.
+    def poll(self, timeout_s: float) -> Answers:
+        """What was confirmed and refused since the last call; waits for the first of it.
 
         SinkError when the connection is gone.
         """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import zlib
 from typing import Any, Literal
 
 import msgspec
@@ -16,6 +17,10 @@ from edge.errors import FrameError
 from edge.types import Classification, Detections, Outcome
 
 VERSION = 1
+DEVICE_PIPELINE = "device"
+"""The pipeline under which events travel that no pipeline made."""
+MAX_BATCH_BYTES = 16 << 20
+MAX_BATCH_EVENTS = 10_000
 
 
 class Time(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,12 +78,47 @@ class ReadingData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     reason: str = ""
 
 
-Payload = DetectionsData | ClassificationData | ReadingData
+class GapData(msgspec.Struct, frozen=True, kw_only=True):
+    """Events of `epoch` that are declared lost: inclusive `ranges` of seqs, their count, and why.
+
+    Of a store that was lost as a whole only the upper bound is known: what turns out to be stored
+    counts as stored.
+    """
+
+    epoch: str
+    ranges: list[tuple[int, int]]
+    count: int
+    reason: str
+
+
+class ClockData(msgspec.Struct, frozen=True, kw_only=True):
+    """The wall clock jumped by `offset_ms` at `mono_ns` of `boot`.
+
+    Events of that boot from before `mono_ns` were stamped by the old clock: their true wall time is
+    theirs plus `offset_ms`, if the new clock is to be believed.
+    """
+
+    boot: str
+    mono_ns: int
+    offset_ms: int
+
+
+class AlarmData(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a person has to look at: a `code` for machines, a `detail` for people."""
+
+    code: str
+    detail: str
+
+
+Payload = DetectionsData | ClassificationData | ReadingData | GapData | ClockData | AlarmData
 
 PAYLOADS: dict[str, type[Payload]] = {
     "detections": DetectionsData,
     "classification": ClassificationData,
     "reading": ReadingData,
+    "gap": GapData,
+    "clock": ClockData,
+    "alarm": AlarmData,
 }
 _KINDS = {payload: kind for kind, payload in PAYLOADS.items()}
 
@@ -110,12 +150,33 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.decode(self.data, type=known)
 
 
+class _BatchHeader(msgspec.Struct, frozen=True, kw_only=True):
+    v: int
+    count: int
+    encoding: Literal["zlib"]
+
+
+class Ack(msgspec.Struct, frozen=True, kw_only=True):
+    """What a receiver has committed: everything of `epoch` up to `hi`, and `ranges` above it."""
+
+    v: int = VERSION
+    epoch: str
+    hi: int
+    ranges: list[tuple[int, int]] = []
+
+
 class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event as the outbox holds it: its number, its pipeline, and its unchanging bytes."""
 
     seq: int
     pipeline: str
     payload: bytes
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Committed events that travel as one message, because they are old: the backlog."""
+
+    events: list[StoredEvent]
 
 
 class SourceState(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +207,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     connection: int
     version: str = ""
     epoch: str = ""
+    last_seq: int = 0
     pipelines: dict[str, PipelineState] = {}
 
 
@@ -175,6 +237,8 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     time: Time
     pipelines: dict[str, PipelineTelemetry]
+    epoch: str
+    last_seq: int
     outbox: dict[str, int]
     outbox_drops: int
     memory_mb: float
@@ -214,6 +278,16 @@ def payload_of(outcome: Outcome) -> Payload:
     return payload
 
 
+def event_of(payload: Payload, *, time: Time, pipeline: str = DEVICE_PIPELINE) -> Event:
+    """A draft of an event that speaks of the device itself, not of a frame."""
+    return Event(
+        kind=kind_of(payload),
+        pipeline=pipeline,
+        time=time,
+        data=msgspec.Raw(msgspec.json.encode(payload)),
+    )
+
+
 def kind_of(payload: Payload) -> str:
     """The event kind under which a payload travels."""
     return _KINDS[type(payload)]
@@ -225,7 +299,7 @@ def wall_text(wall_ns: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{wall_ns // 1_000_000 % 1000:03d}Z"
 
 
-def encode(message: Event | State | Telemetry) -> bytes:
+def encode(message: Event | State | Telemetry | Ack) -> bytes:
     """JSON bytes of a message."""
     return msgspec.json.encode(message)
 
@@ -233,6 +307,30 @@ def encode(message: Event | State | Telemetry) -> bytes:
 def decode_event(data: bytes) -> Event:
     """An event from its JSON bytes; msgspec.DecodeError when it is not one."""
     return msgspec.json.decode(data, type=Event)
+
+
+def encode_batch(batch: Batch) -> bytes:
+    """A header line of JSON, then the events' JSON lines, compressed by zlib."""
+    header = {"v": VERSION, "historical": True, "count": len(batch.events), "encoding": "zlib"}
+    lines = b"\n".join(event.payload for event in batch.events)
+    return msgspec.json.encode(header) + b"\n" + zlib.compress(lines, 6)
+
+
+def decode_batch(data: bytes, *, max_bytes: int = MAX_BATCH_BYTES) -> list[bytes]:
+    """The events' bytes of a batch. ValueError when it is not one, or unpacks to too much."""
+    header, _, body = data.partition(b"\n")
+    try:
+        facts = msgspec.json.decode(header, type=_BatchHeader)
+        unpacker = zlib.decompressobj()
+        lines = unpacker.decompress(body, max_bytes)
+    except (msgspec.DecodeError, zlib.error) as error:
+        raise ValueError(f"not a batch: {error}") from error
+    if unpacker.unconsumed_tail or not unpacker.eof:
+        raise ValueError(f"a batch is cut off, or unpacks to more than {max_bytes} bytes")
+    count = lines.count(b"\n") + 1
+    if count != facts.count or count > MAX_BATCH_EVENTS:
+        raise ValueError(f"a batch says {facts.count} events and holds {count}")
+    return lines.split(b"\n")
 
 
 def event_schema() -> dict[str, Any]:

@@ -61,13 +61,13 @@ def edge() -> None:
     """From a trained model to a fleet of small devices."""
 
 
-def main() -> None:
+def main(command: click.Command = edge) -> None:
     """Run the command line; ends the process with the documented exit code."""
     try:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see __main__
             signal.signal(signal.SIGINT, signal.default_int_handler)
         # click returns the code of `Exit` here, instead of raising it
-        code = edge.main(standalone_mode=False)
+        code = command.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         sys.exit(130)

@@ -11,8 +11,8 @@ from typing import BinaryIO
 import msgspec
 
 from edge.errors import SinkError
-from edge.seams import Message
-from edge.wire import State, StoredEvent
+from edge.seams import Answers, Message
+from edge.wire import Batch, State, StoredEvent
 
 _STDOUT = Path("-")
 
@@ -28,7 +28,8 @@ class JsonLines:
 
         path: Path = msgspec.field(default_factory=lambda: _STDOUT)
 
-    window = 256
+    room = 256
+    batches = True
 
     def __init__(self, config: Config, *, device: str) -> None:
         self._path = config.path
@@ -49,7 +50,7 @@ class JsonLines:
     def send(self, messages: Sequence[Message]) -> None:
         """Write the events. SinkError when the disk is full or standard output is closed."""
         assert self._file is not None
-        events = [message for message in messages if isinstance(message, StoredEvent)]
+        events = [event for message in messages for event in _events(message)]
         try:
             self._file.write(b"".join(event.payload + b"\n" for event in events))
             self._file.flush()
@@ -59,10 +60,10 @@ class JsonLines:
             raise SinkError(f"{self._path}: cannot be written: {error.strerror}") from error
         self._written += [event.seq for event in events]
 
-    def poll(self, timeout_s: float) -> list[int]:
+    def poll(self, timeout_s: float) -> Answers:
         """What was written since the last call."""
         written, self._written = self._written, []
-        return written
+        return Answers([(seq, seq) for seq in written])
 
     def close(self) -> None:
         """Close the file; standard output stays open."""
@@ -73,6 +74,12 @@ class JsonLines:
             except OSError:  # a full disk, which `send` has told
                 pass
         self._file = None
+
+
+def _events(message: Message) -> list[StoredEvent]:
+    if isinstance(message, StoredEvent):
+        return [message]
+    return message.events if isinstance(message, Batch) else []
 
 
 def _append_on_a_line_of_its_own(path: Path) -> BinaryIO:

@@ -1,244 +1,175 @@
-"""MQTT by paho: QoS 1 events, retained state with birth and will, telemetry.
+"""The MQTT sink: QoS 1 events, backlog, retained state with birth and will, telemetry.
 
-An event counts as confirmed when the broker has acknowledged it (PUBACK with a reason code below
-0x80). paho's own queue is never used: at most `window` events are under way, and a lost connection
-means that the sender leases them again.
+`confirm = "ingest"`: an event counts as confirmed when an ingest says that it has committed it (the
+topic `ack`). `confirm = "broker"`: when the broker has acknowledged it, with a reason code below
+0x80; what the broker then loses is lost.
 """
 
 from __future__ import annotations
 
+import logging
 import queue
-import ssl
-import time
-import urllib.parse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
-from edge.errors import ConfigError, SinkError
-from edge.seams import Message
-from edge.secret import Secret
-from edge.wire import State, StoredEvent, encode
+from edge.errors import SinkError
+from edge.mqtt import REFUSED, BrokerConfig, Connection
+from edge.ranges import Range
+from edge.seams import Answers, Message
+from edge.wire import Ack, Batch, State, StoredEvent, encode, encode_batch
 
 _MAX_WINDOW = 20  # more in flight is slower (measured), and brokers commonly allow 20
-_REFUSED = 0x80
-_AUTHENTICATION = {134, 135}  # bad user name or password, not authorised
-_SCHEMES = {"mqtt": 1883, "mqtts": 8883}
 
-_Answer = tuple[int | None, int, str]
-"""What paho's thread reports: the message's id (None: the connection is gone), code, text."""
+log = logging.getLogger(__name__)
+
+_Report = tuple[int | None, int, str] | bytes
+"""What paho's thread hands over: the id of a publish (None: the connection is gone) with its reason
+code and reason, or the payload of an acknowledgement by an ingest."""
 
 
 class Mqtt:
-    """One connection to one broker."""
+    """Publishes under `<prefix>/<device>/`."""
 
-    class Config(msgspec.Struct, frozen=True, kw_only=True):
+    class Config(BrokerConfig, frozen=True, kw_only=True):
         """`url` is mqtt://host[:1883] or mqtts://host[:8883] (TLS, verified).
 
-        `password` takes "${NAME}" from the environment, `password_file` the text of a file. `ca`,
-        `client_cert` and `client_key` are PEM files; without `ca` the system's roots are used.
+        `confirm` says whose word counts: "broker" (its acknowledgement) or "ingest" (`edge fleet
+        ingest`, after its commit). `password` takes "${NAME}" from the environment,
+        `password_file` the text of a file. `ca`, `client_cert` and `client_key` are PEM files;
+        without `ca` the system's roots are used.
         """
 
-        url: str
-        version: Literal["5", "3.1.1"] = "5"
-        prefix: str = "edge/v1"
-        username: str = ""
-        password: Secret | None = None
-        password_file: Path | None = None
-        ca: Path | None = None
-        client_cert: Path | None = None
-        client_key: Path | None = None
-        client_id: str = ""
-        keepalive_s: int = 30
-        connect_timeout_s: float = 10.0
-
-        def __post_init__(self) -> None:
-            _address(self.url)
-            if self.password is not None and self.password_file is not None:
-                raise ValueError("give password or password_file, not both")
-            if not self.prefix or set("+#\0") & set(self.prefix):
-                raise ValueError("prefix must be a topic without wildcards")
+        confirm: Literal["broker", "ingest"] = "broker"
 
     def __init__(self, config: Config, *, device: str) -> None:
         self._config = config
         self._device = device
         self._base = f"{config.prefix.strip('/')}/{device}"
-        self._host, self._port, self._tls = _address(config.url)
-        self._password = _password(config)
-        self._client: Any = None
-        self._offline = b""
-        self._context = _tls_context(config) if self._tls else None
-        self._paho = _import_paho()
-        self._seqs: dict[int, int] = {}
-        self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
-        self.window = _MAX_WINDOW
+        self._connection = Connection(config)
+        self._by_ingest = config.confirm == "ingest"
+        self._epoch = ""
+        self._farewell: tuple[str, bytes] | None = None
+        self._under_way: dict[int, list[StoredEvent]] = {}
+        self._reports: queue.SimpleQueue[_Report] = queue.SimpleQueue()
+        self._window = _MAX_WINDOW
+        self.batches = self._by_ingest
+
+    @property
+    def room(self) -> int:
+        """How many messages may be published now: the window less what is not acknowledged."""
+        return max(0, self._window - len(self._under_way))
 
     def open(self, state: State | None) -> None:
         """Connect, with the will set, and publish the birth. SinkError when that fails.
 
         Without a state, under a client id of its own, so that a running agent is not disturbed.
         """
-        client = self._build(state)
-        answered: queue.SimpleQueue[tuple[int, str, int | None]] = queue.SimpleQueue()
-        answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
-        self._answers, self._seqs = answers, {}
-
-        def on_connect(_: Any, __: Any, ___: Any, reason: Any, properties: Any) -> None:
-            answered.put((reason.value, str(reason), getattr(properties, "ReceiveMaximum", None)))
-
-        def on_disconnect(_: Any, __: Any, ___: Any, reason: Any, ____: Any) -> None:
-            answered.put((_REFUSED, str(reason), None))
-            answers.put((None, 0, str(reason)))
-
-        def on_publish(_: Any, __: Any, mid: int, reason: Any, ___: Any) -> None:
-            answers.put((mid, reason.value, str(reason)))
-
-        client.on_connect, client.on_disconnect = on_connect, on_disconnect
-        client.on_publish = on_publish
-        try:
-            client.connect(self._host, self._port, keepalive=self._config.keepalive_s)
-        except (OSError, ValueError) as error:
-            raise SinkError(f"{self._where}: cannot connect: {_reason(error)}") from error
-        self._client = client
-        client.loop_start()
-        try:
-            code, text, receive_maximum = answered.get(timeout=self._config.connect_timeout_s)
-        except queue.Empty:
-            raise SinkError(f"{self._where}: no answer to CONNECT") from None
-        if code >= _REFUSED:
-            hint = "; check username and password" if code in _AUTHENTICATION else ""
-            raise SinkError(f"{self._where}: refused: {text}{hint}")
-        self.window = min(_MAX_WINDOW, receive_maximum or _MAX_WINDOW)
+        name = self._config.client_id or f"edgewright-{self._device}"
+        reports: queue.SimpleQueue[_Report] = queue.SimpleQueue()
+        self._reports, self._under_way, self._farewell = reports, {}, None
         if state is not None:
+            self._epoch = state.epoch
+            offline = State(device=self._device, online=False, connection=state.connection)
+            self._farewell = (f"{self._base}/state", encode(offline))
+        maximum = self._connection.open(
+            name if state is not None else f"{name}-check",
+            on_lost=lambda reason: reports.put((None, 0, reason)),
+            on_message=lambda _, payload: reports.put(payload),
+            on_published=lambda mid, code, text: reports.put((mid, code, text)),
+            will=self._farewell,
+        )
+        self._window = min(_MAX_WINDOW, maximum)
+        if state is not None:
+            if self._by_ingest:
+                self._connection.subscribe(f"{self._base}/ack")
             self._publish("state", encode(state), retain=True)
 
     def send(self, messages: Sequence[Message]) -> None:
-        """Publish events (QoS 1), telemetry (QoS 0) or a state (QoS 1, retained)."""
+        """Publish events and batches (QoS 1), telemetry (QoS 0) or a state (QoS 1, retained)."""
         for message in messages:
             if isinstance(message, StoredEvent):
-                mid = self._publish(f"event/{message.pipeline}", message.payload)
-                self._seqs[mid] = message.seq
+                self._send_event(message)
+            elif isinstance(message, Batch) and self._by_ingest:
+                mid = self._publish("batch", encode_batch(message))
+                self._under_way[mid] = message.events
+            elif isinstance(message, Batch):
+                for event in message.events:
+                    self._send_event(event, historical=True)
             elif isinstance(message, State):
                 self._publish("state", encode(message), retain=True)
             else:
                 self._publish("telemetry", encode(message), qos=0)
 
-    def poll(self, timeout_s: float) -> list[int]:
-        """The seqs that the broker has acknowledged. SinkError when the connection is gone."""
-        seqs: list[int] = []
+    def poll(self, timeout_s: float) -> Answers:
+        """What the broker, or an ingest, has confirmed, and what the broker has refused."""
+        confirmed: list[Range] = []
+        refused: list[tuple[int, str]] = []
+        heard = False
         while True:
             try:
-                answer = self._answers.get(block=not seqs and timeout_s > 0, timeout=timeout_s)
+                report = self._reports.get(block=not heard and timeout_s > 0, timeout=timeout_s)
             except queue.Empty:
-                return seqs
-            mid, code, text = answer
-            if mid is None or code >= _REFUSED:
-                if seqs:  # first what was confirmed; the bad news at the next call
-                    self._answers.put(answer)
-                    return seqs
-                what = "connection lost" if mid is None else "refused an event"
-                raise SinkError(f"{self._where}: {what}: {text}")
-            if mid in self._seqs:
-                seqs.append(self._seqs.pop(mid))
+                return Answers(confirmed, refused)
+            if isinstance(report, tuple) and report[0] is None:
+                if heard:  # first what was confirmed; the bad news at the next call
+                    self._reports.put(report)
+                    return Answers(confirmed, refused)
+                raise SinkError(f"{self._connection.where}: {report[2]}")
+            heard = True
+            if isinstance(report, bytes):
+                confirmed += self._acknowledged(report)
+            else:
+                self._published(report, confirmed, refused)
 
     def close(self) -> None:
-        """Publish a state that says offline, disconnect, and end paho's thread."""
-        client, self._client = self._client, None
-        if client is None:
-            return
-        if client.is_connected() and self._offline:
-            goodbye = client.publish(f"{self._base}/state", self._offline, qos=1, retain=True)
-            deadline = time.monotonic() + 1.0
-            while not goodbye.is_published() and time.monotonic() < deadline:
-                time.sleep(0.01)
-        client.disconnect()
-        client.loop_stop()
+        """Publish a state that says offline, and disconnect."""
+        self._connection.close(self._farewell)
 
-    @property
-    def _where(self) -> str:
-        return f"mqtt{'s' if self._tls else ''}://{self._host}:{self._port}"
-
-    def _build(self, state: State | None) -> Any:
-        config, paho = self._config, self._paho
-        name = config.client_id or f"edgewright-{self._device}"
-        protocol = paho.MQTTv5 if config.version == "5" else paho.MQTTv311
-        client = paho.Client(
-            paho.CallbackAPIVersion.VERSION2,
-            client_id=name if state is not None else f"{name}-check",
-            protocol=protocol,
-            reconnect_on_failure=False,
-            **({} if config.version == "5" else {"clean_session": True}),
+    def _send_event(self, event: StoredEvent, *, historical: bool = False) -> None:
+        mid = self._publish(
+            f"event/{event.pipeline}",
+            event.payload,
+            properties={"historical": "true"} if historical else None,
         )
-        client.connect_timeout = config.connect_timeout_s
-        client.max_inflight_messages_set(0)  # the window is counted by the sender
-        if config.username:
-            client.username_pw_set(config.username, self._password)
-        if self._context is not None:
-            client.tls_set_context(self._context)
-        self._offline = b""
-        if state is not None:
-            self._offline = encode(
-                State(device=self._device, online=False, connection=state.connection)
-            )
-            client.will_set(f"{self._base}/state", self._offline, qos=1, retain=True)
-        return client
+        self._under_way[mid] = [event]
 
-    def _publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
-        info = self._client.publish(f"{self._base}/{topic}", payload, qos=qos, retain=retain)
-        if info.rc != 0:
-            raise SinkError(f"{self._where}: connection lost while sending")
-        mid: int = info.mid
-        return mid
+    def _publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        properties: dict[str, str] | None = None,
+    ) -> int:
+        return self._connection.publish(
+            f"{self._base}/{topic}", payload, qos=qos, retain=retain, properties=properties
+        )
 
+    def _published(
+        self,
+        report: tuple[int | None, int, str],
+        confirmed: list[Range],
+        refused: list[tuple[int, str]],
+    ) -> None:
+        """The broker's answer to one publish."""
+        mid, code, text = report
+        events = self._under_way.pop(mid, []) if mid is not None else []
+        if code >= REFUSED:
+            refused += [(event.seq, text) for event in events]
+        elif not self._by_ingest:
+            confirmed += [(event.seq, event.seq) for event in events]
 
-def _address(url: str) -> tuple[str, int, bool]:
-    """Host, port, and whether TLS is used. ValueError when the URL is not one of ours."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-    except ValueError:  # its text may hold a part of the password
-        raise ValueError("url is not a well-formed address") from None
-    if parts.scheme not in _SCHEMES or not parts.hostname:
-        raise ValueError("url must be mqtt://host[:port] or mqtts://host[:port]")
-    if parts.username or parts.password:
-        raise ValueError("url must not hold a user name or password; use their own keys")
-    try:
-        port = parts.port or _SCHEMES[parts.scheme]
-    except ValueError:
-        raise ValueError("url: the port must be a number from 1 to 65535") from None
-    return parts.hostname, port, parts.scheme == "mqtts"
-
-
-def _import_paho() -> Any:
-    try:
-        from paho.mqtt import client
-    except ImportError as error:
-        raise ConfigError("sink mqtt needs paho-mqtt; pip install 'edgewright[mqtt]'") from error
-    return client
-
-
-def _password(config: Mqtt.Config) -> str | None:
-    if config.password_file is not None:
+    def _acknowledged(self, payload: bytes) -> list[Range]:
+        """The ranges of an ingest's acknowledgement, if it is one and speaks of our epoch."""
         try:
-            return config.password_file.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{config.password_file}: password_file: {error}") from error
-    return config.password.reveal() if config.password is not None else None
-
-
-def _tls_context(config: Mqtt.Config) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=config.ca and str(config.ca))
-        if config.client_cert is not None:
-            context.load_cert_chain(config.client_cert, config.client_key)
-    except (OSError, ssl.SSLError) as error:
-        files = ", ".join(str(f) for f in (config.ca, config.client_cert, config.client_key) if f)
-        raise ConfigError(f"{files}: not a usable certificate or key: {_reason(error)}") from error
-    return context
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the broker's certificate is not valid: {error.verify_message}"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+            ack = msgspec.json.decode(payload, type=Ack)
+        except msgspec.DecodeError as error:
+            log.warning("%s/ack: not an acknowledgement: %s", self._base, error)
+            return []
+        if ack.epoch != self._epoch:
+            return []
+        spans = [(1, ack.hi)] if ack.hi > 0 else []
+        return [*spans, *((low, high) for low, high in ack.ranges if 1 <= low <= high)]

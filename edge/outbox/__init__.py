@@ -1,0 +1,515 @@
+"""The outbox: events are durable here before anything is sent, and leave only when confirmed.
+
+Invariants. `device`, `epoch` and `seq` are given inside the commit; `seq` rises by one and is never
+reused within an epoch. A row is deleted only when every sink has confirmed it, or when its loss is
+declared by a `gap` event in the same transaction. What `lease` returns is committed.
+
+`append` hands an event to the outbox's own thread, which commits in groups; `lease` and `confirm`
+are called by one sender a sink.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from edge.clock import Clock
+from edge.config import OutboxConfig
+from edge.errors import OutboxError
+from edge.outbox import reserve
+from edge.outbox.journal import NEVER_EVICT, Damaged, Journal, Row, checksum, set_aside
+from edge.outbox.reserve import Reserve
+from edge.ranges import Range, Ranges
+from edge.wire import Event, GapData, StoredEvent, encode, event_of
+
+LOW, NORMAL, HIGH = 0, 1, 2
+_GROUP = 256
+_GAP_RANGES = 1000
+_RETRY_S = 1.0
+_EVICT_SHARE = 0.05  # evicted at once beyond what is needed, so that gap events stay few
+
+log = logging.getLogger(__name__)
+
+
+class Outbox:
+    """The durable queue between rules and sinks; see the module's invariants."""
+
+    def __init__(
+        self,
+        folder: Path,
+        sinks: Sequence[str],
+        *,
+        device: str,
+        config: OutboxConfig | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Open or create the store in `folder`. OutboxError when it cannot be used.
+
+        A store that is damaged is set aside, and what may be lost with it is declared.
+        """
+        self._folder = folder
+        self._device = device
+        self._config = config or OutboxConfig()
+        self._clock = clock or Clock()
+        self._pending: queue.Queue[tuple[Event, int]] = queue.Queue(self._config.max_pending_events)
+        self._lock = threading.RLock()
+        self._committed = threading.Condition(self._lock)
+        self._stopping = threading.Event()
+        self._notices: list[GapData] = []
+        self._dropped = 0
+        self.drops = 0
+        self.problem = ""
+        self._started_s = time.monotonic()
+        self._guard = _lock_folder(folder)
+        try:
+            self._mark = reserve.Mark(folder)
+            try:
+                self._open(sinks)
+            except OutboxError:
+                if not reserve.drop_ballast(folder):
+                    raise
+                self._open(sinks)  # into the space that is kept for a full disk
+        except BaseException as error:
+            self._guard.close()
+            if isinstance(error, OSError):
+                raise OutboxError(f"{folder}: cannot be written: {error.strerror}") from error
+            raise
+        self._leased = {sink: Ranges() for sink in sinks}
+        self._refused = {sink: Ranges() for sink in sinks}
+        self._dirty: set[str] = set()
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+        self._thread.start()
+
+    def _open(self, sinks: Sequence[str]) -> None:
+        try:
+            self._journal = Journal(self._folder)
+        except Damaged as error:
+            kept = set_aside(self._folder)
+            log.error("outbox damaged (%s); set aside as %s", error, kept)
+            self._journal = Journal(self._folder)
+        try:
+            self.epoch = self._journal.epoch
+            self._last_seq = self._journal.last_seq
+            self._ticks_base_s = self._journal.ticks_s
+            self._take_stock(sinks)
+            reserve.keep_ballast(self._folder)
+        except (sqlite3.Error, OSError) as error:
+            self._journal.close()
+            raise OutboxError(f"{self._journal.file}: cannot be used: {error}") from error
+
+    def _take_stock(self, sinks: Sequence[str]) -> None:
+        """Hold what the store has against what the files beside it know, and declare what is
+        missing. In one transaction, and before the reserve forgets another store: a crash in
+        between only declares the same again."""
+        journal, mark = self._journal, self._mark
+        known = reserve.read(self._folder)
+        if known is None and mark.epoch:
+            known = Reserve(epoch=mark.epoch, reserved=mark.last_seq + reserve.BLOCK, confirmed=0)
+        gone = journal.confirmed()
+        gaps: list[GapData] = []
+        if known is not None and known.epoch != self.epoch:
+            gaps += _lost_store(known)
+        set_back = mark.epoch == self.epoch and mark.last_seq > self._last_seq
+        first_lost = self._last_seq + 1
+        with journal.transaction():
+            journal.forget_sinks_but(sinks)
+            missing = Ranges([(1, self._last_seq)] if self._last_seq else []).minus(gone)
+            missing = missing.minus(journal.present())
+            if len(missing):
+                log.error("%s: %d events are missing", journal.file, missing.count())
+                gaps += _gaps(self.epoch, missing, "damaged on disk")
+            if set_back:
+                # Numbers that were given already must not be given again.
+                reserved = known.reserved if known is not None else 0
+                self._last_seq = max(mark.last_seq, reserved)
+                lost = Ranges([(first_lost, self._last_seq)])
+                log.error("%s: was set back to event %d", journal.file, first_lost - 1)
+                gaps += _gaps(self.epoch, lost, "store set back")
+                missing = Ranges([*missing, *lost])
+            batch = _Batch(self, self._last_seq)
+            batch.declare(gaps)
+            journal.insert(batch.rows)
+            self._last_seq = batch.last_seq
+            self._gone = Ranges([*gone, *missing])
+            self._confirmed = {
+                sink: Ranges([*journal.confirmed(sink), *self._gone]) for sink in sinks
+            }
+            if gaps:
+                journal.put("last_seq", self._last_seq)
+                journal.save_confirmed(self._gone)
+                for sink, confirmed in self._confirmed.items():
+                    journal.save_confirmed(confirmed, sink)
+        mark.write(self.epoch, self._last_seq)
+        self._reserved = 0
+        self._reserve(self._last_seq)
+
+    @property
+    def last_seq(self) -> int:
+        """The seq of the newest committed event; 0 when there was none in this epoch."""
+        return self._last_seq
+
+    def append(self, draft: Event, *, timeout_s: float, priority: int = NORMAL) -> bool:
+        """Hand over an event to be committed; it gets its device, epoch and seq there.
+
+        False when `max_pending_events` wait and none was committed within `timeout_s` (a full or
+        dead disk): a drop that is counted, and declared as soon as the disk takes writes again.
+        Files give a long time, live sources none. Higher `priority` (0, 1, 2) is evicted later.
+        """
+        try:
+            self._pending.put((draft, priority), block=timeout_s > 0, timeout=timeout_s or None)
+        except queue.Full:
+            with self._lock:
+                self.drops += 1
+                self._dropped += 1
+            return False
+        return True
+
+    def lease(
+        self,
+        sink: str,
+        limit: int,
+        *,
+        timeout_s: float,
+        above: int = 0,
+        upto: int | None = None,
+    ) -> list[StoredEvent]:
+        """Up to `limit` committed events that this sink has neither leased nor confirmed.
+
+        In order of seq, of above < seq <= upto; waits up to `timeout_s` for the first one. A lease
+        lasts until `confirm`, `refuse` or `release`.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._committed:
+            while True:
+                events = self._select(sink, limit, above, upto)
+                remaining = deadline - time.monotonic()
+                if events or remaining <= 0 or self._stopping.is_set():
+                    return events
+                self._committed.wait(remaining)
+
+    def wait(self, *, beyond: int, timeout_s: float) -> bool:
+        """Wait until an event with a seq beyond this one is committed; False when that took too
+        long."""
+        with self._committed:
+            if self._last_seq <= beyond and not self._stopping.is_set():
+                self._committed.wait(timeout_s)
+            return self._last_seq > beyond
+
+    def confirm(self, sink: str, ranges: Iterable[Range]) -> int:
+        """This sink's receiver holds these seqs, for good; how many were news.
+
+        Ranges are inclusive; "everything up to hi" is (1, hi). A range beyond the last committed
+        seq is cut there: nobody can confirm the future. Written to disk with the next group; a
+        confirmation lost in a crash only means a resend.
+        """
+        with self._lock:
+            confirmed = self._confirmed[sink]
+            before = confirmed.count()
+            for low, high in ranges:
+                low, high = max(low, 1), min(high, self._last_seq)
+                if low <= high:
+                    confirmed.add(low, high)
+            news = confirmed.count() - before
+            if news:
+                self._dirty.add(sink)
+            return news
+
+    def refuse(self, sink: str, seq: int) -> None:
+        """This sink's receiver will not have this event: it is kept, and not sent to that sink
+        again before the next start."""
+        with self._lock:
+            self._refused[sink].add(seq, seq)
+
+    def release(self, sink: str) -> None:
+        """Give back all leases of a sink: what it has not confirmed will be leased again."""
+        with self._committed:
+            self._leased[sink] = Ranges()
+            self._committed.notify_all()
+
+    def depth(self, sink: str) -> int:
+        """How many committed events this sink has not confirmed yet."""
+        with self._lock:
+            return self._journal.count_outside(self._confirmed[sink])
+
+    def refused(self, sink: str) -> int:
+        """How many events this sink's receiver refused since the start."""
+        with self._lock:
+            return self._refused[sink].count()
+
+    def count(self, name: str) -> int:
+        """Add one to a durable counter (connections) and return it. OutboxError when that fails."""
+        with self._lock:
+            value = int(self._journal.get(f"count.{name}", "0")) + 1
+            try:
+                with self._journal.transaction():
+                    self._journal.put(f"count.{name}", value)
+            except sqlite3.Error as error:
+                log.warning("%s: the counter %s is not saved: %s", self._journal.file, name, error)
+            return value
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything appended so far is committed; False when that took too long."""
+        deadline = time.monotonic() + timeout_s
+        while self._pending.unfinished_tasks:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Commit what waits, write the cursors, and let go of the file."""
+        self._stopping.set()
+        with self._committed:
+            self._committed.notify_all()
+        self._thread.join(timeout_s)
+        with self._lock:
+            self._journal.close()
+            self._mark.close()
+        self._guard.close()
+
+    # ---- the committing thread
+
+    def _run(self) -> None:
+        while not (self._stopping.is_set() and self._pending.empty()):
+            group = self._collect()
+            while not self._commit(group):
+                self._declare_on_full_disk()
+                if self._stopping.wait(_RETRY_S):
+                    return
+            for _ in group:
+                self._pending.task_done()
+        self._commit([])  # the cursors
+
+    def _declare_on_full_disk(self) -> None:
+        """Write down what was dropped so far into the space that is kept for that."""
+        with self._lock:
+            if (self._dropped or self._notices) and reserve.drop_ballast(self._folder):
+                self._commit([])
+
+    def _collect(self) -> list[tuple[Event, int]]:
+        """The next group: waits for a first event, then `commit_s` for more."""
+        try:
+            group = [self._pending.get(timeout=0.1)]
+        except queue.Empty:
+            return []
+        deadline = time.monotonic() + self._config.commit_ms / 1000
+        while len(group) < _GROUP:
+            try:
+                remaining = 0.0 if self._stopping.is_set() else deadline - time.monotonic()
+                group.append(self._pending.get(block=remaining > 0, timeout=max(remaining, 0.0)))
+            except queue.Empty:
+                break
+        return group
+
+    def _commit(self, group: list[tuple[Event, int]]) -> bool:
+        """Write a group, what must be declared, and the changed cursors; all of it or, when the
+        disk refuses (False), nothing."""
+        with self._committed:
+            if not (group or self._dirty or self._dropped or self._notices):
+                return True
+            batch = _Batch(self, self._last_seq)
+            dropped = self._dropped
+            try:
+                if dropped:
+                    batch.declare_dropped(dropped)
+                batch.declare(self._notices)
+                for draft, priority in group:
+                    batch.add(draft, priority)
+                cleared = self._write(batch)
+            except (sqlite3.Error, OSError) as error:
+                if not self.problem:
+                    log.error("%s: cannot be written: %s", self._journal.file, error)
+                self.problem = f"cannot be written: {error}"
+                return False
+            if self.problem:
+                log.info("%s: takes writes again", self._journal.file)
+                self.problem = ""
+                reserve.keep_ballast(self._folder)
+            self._last_seq = batch.last_seq
+            self._dropped -= dropped
+            self._notices = []
+            for sink in self._confirmed:
+                for low, high in cleared:
+                    self._confirmed[sink].add(low, high)
+            self._gone = Ranges([*self._gone, *cleared, *self._confirmed_by_all()])
+            self._dirty.clear()
+            self._mark.write(self.epoch, self._last_seq)
+            self._committed.notify_all()
+        return True
+
+    def _write(self, batch: _Batch) -> Ranges:
+        """One transaction; returns the seqs that are declared lost, which nobody has to confirm."""
+        journal = self._journal
+        self._reserve(batch.last_seq)
+        with journal.transaction():
+            journal.insert(batch.rows)
+            written = len(batch.rows)
+            evicted = self._evict(batch)
+            self._reserve(batch.last_seq)
+            journal.insert(batch.rows[written:])
+            cleared = Ranges([*batch.declared, *evicted])
+            if batch.rows or batch.declared:
+                journal.put("last_seq", batch.last_seq)
+                journal.put("ticks_s", self.ticks_s())
+            for sink in self._confirmed if len(cleared) else self._dirty:
+                journal.save_confirmed(Ranges([*self._confirmed[sink], *cleared]), sink)
+            done = self._confirmed_by_all().minus(self._gone)
+            if len(done) or len(cleared):
+                journal.delete(done)
+                journal.save_confirmed(Ranges([*self._gone, *cleared, *done]))
+        return cleared
+
+    def _evict(self, batch: _Batch) -> Ranges:
+        """Delete what the limits do not allow, and declare it."""
+        journal = self._journal
+        gone = Ranges()
+        max_age_s = round(self._config.max_age_h * 3600)
+        if max_age_s:
+            old = journal.older_than(self.ticks_s() - max_age_s)
+            if len(old):
+                journal.delete(old)
+                batch.declare(_gaps(self.epoch, old, "too old"))
+                gone = old
+        max_bytes = round(self._config.max_mb * 1e6)
+        if journal.bytes > max_bytes:
+            victims = journal.cheapest(journal.bytes - max_bytes + int(_EVICT_SHARE * max_bytes))
+            if len(victims):
+                journal.delete(victims)
+                batch.declare(_gaps(self.epoch, victims, "store full"))
+                gone = Ranges([*gone, *victims])
+        return gone
+
+    def _confirmed_by_all(self) -> Ranges:
+        if not self._confirmed:
+            return self._gone
+        first, *others = self._confirmed.values()
+        for other in others:
+            first = first.common(other)
+        return first
+
+    def _reserve(self, seq: int) -> None:
+        """Make sure, durably, that numbers up to `seq` may be given. OSError when that fails."""
+        if seq < self._reserved:
+            return
+        bound = seq + reserve.BLOCK
+        confirmed = self._confirmed_by_all().hi()
+        reserve.write(self._folder, Reserve(epoch=self.epoch, reserved=bound, confirmed=confirmed))
+        self._reserved = bound
+
+    def ticks_s(self) -> int:
+        """Seconds that this outbox has been running, over all starts."""
+        return self._ticks_base_s + int(time.monotonic() - self._started_s)
+
+    def _select(self, sink: str, limit: int, above: int, upto: int | None) -> list[StoredEvent]:
+        events, damaged = self._journal.select(
+            limit,
+            above=above,
+            upto=self._last_seq if upto is None else upto,
+            passed=[self._confirmed[sink], self._leased[sink], self._refused[sink]],
+        )
+        for event in events:
+            self._leased[sink].add(event.seq, event.seq)
+        for seq in damaged:
+            self._leased[sink].add(seq, seq)
+        if damaged:
+            log.error("%s: %d events are damaged and not sent", self._journal.file, len(damaged))
+            self._declare_damaged(damaged)
+        return events
+
+    def _declare_damaged(self, damaged: list[int]) -> None:
+        """Their bytes are gone: nobody has to confirm them, and the loss is declared."""
+        ranges = Ranges((seq, seq) for seq in damaged)
+        fresh = Ranges(
+            span for low, high in ranges for span in self._confirmed_by_all().missing(low, high)
+        )
+        for sink in self._confirmed:
+            for low, high in ranges:
+                self._confirmed[sink].add(low, high)
+            self._dirty.add(sink)
+        if len(fresh):
+            self._notices += _gaps(self.epoch, fresh, "damaged on disk")
+
+    def _draft_gap(self, data: GapData) -> Event:
+        return event_of(data, time=self._clock.now())
+
+
+class _Batch:
+    """Rows for one transaction, numbered from the last seq on."""
+
+    def __init__(self, outbox: Outbox, last_seq: int) -> None:
+        self.rows: list[Row] = []
+        self.declared = Ranges()
+        self.last_seq = last_seq
+        self._outbox = outbox
+        self._ticks_s = outbox.ticks_s()
+
+    def add(self, draft: Event, priority: int) -> None:
+        """Give an event its identity, and encode it."""
+        self.last_seq += 1
+        event = msgspec.structs.replace(
+            draft, device=self._outbox._device, epoch=self._outbox.epoch, seq=self.last_seq
+        )
+        payload = encode(event)
+        crc = checksum(self.last_seq, event.pipeline, payload)
+        self.rows.append((self.last_seq, event.pipeline, priority, self._ticks_s, crc, payload))
+
+    def declare(self, gaps: Iterable[GapData]) -> None:
+        """Declare losses; a declaration is never evicted."""
+        for gap in gaps:
+            self.add(self._outbox._draft_gap(gap), NEVER_EVICT)
+
+    def declare_dropped(self, count: int) -> None:
+        """Give numbers to events that never reached the disk, and declare them lost."""
+        lost = Ranges([(self.last_seq + 1, self.last_seq + count)])
+        self.last_seq += count
+        self.declared = Ranges([*self.declared, *lost])
+        self.declare(_gaps(self._outbox.epoch, lost, "not written"))
+
+
+def _gaps(epoch: str, ranges: Ranges, reason: str) -> list[GapData]:
+    """Declarations of a loss, none of them too large for a message."""
+    spans = list(ranges)
+    return [
+        GapData(
+            epoch=epoch,
+            ranges=part,
+            count=sum(high - low + 1 for low, high in part),
+            reason=reason,
+        )
+        for part in (
+            spans[start : start + _GAP_RANGES] for start in range(0, len(spans), _GAP_RANGES)
+        )
+    ]
+
+
+def _lost_store(known: Reserve) -> list[GapData]:
+    """The upper bound of what was lost with a store."""
+    log.error("the outbox of epoch %s is lost; declaring what it may have held", known.epoch)
+    first = min(known.confirmed + 1, known.reserved)
+    return _gaps(known.epoch, Ranges([(first, known.reserved)]), "store lost")
+
+
+def _lock_folder(folder: Path) -> IO[str]:
+    """Hold the folder for this process; a second agent on it is refused."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        guard = open(folder / "lock", "w", encoding="ascii")  # noqa: SIM115 - held until close
+    except OSError as error:
+        raise OutboxError(f"{folder}: cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        guard.close()
+        raise OutboxError(
+            f"{folder}: another agent runs on this state_dir; stop it or name another one"
+        ) from error
+    return guard

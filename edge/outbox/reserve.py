@@ -1,0 +1,126 @@
+"""What outlives the loss of the store: which epoch it had, and how far its numbers may have gone.
+
+The reserve is a small file beside the store, replaced atomically and synced before any number
+beyond its bound is given. When the store is lost, confirmed + 1 .. reserved bounds from above what
+may be lost with it. The mark is a smaller one, written after each commit and never synced: a store
+that comes back with less than its mark says was set back, for instance by a damaged WAL.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+
+FILE = "outbox.reserve"
+MARK = "outbox.mark"
+BLOCK = 4096
+_BALLAST = "outbox.ballast"
+_BALLAST_BYTES = 1 << 20
+
+
+_Seq = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+
+class Reserve(msgspec.Struct, frozen=True, kw_only=True):
+    """The epoch of the store, the highest seq that it may have given, and up to which seq every
+    sink had confirmed when this was written."""
+
+    epoch: str
+    reserved: _Seq
+    confirmed: _Seq
+
+
+class Mark:
+    """The epoch of the store and the seq of its last commit, as far as this file knows."""
+
+    class _Text(msgspec.Struct, frozen=True):
+        epoch: str
+        last_seq: _Seq
+
+    def __init__(self, folder: Path) -> None:
+        """Open or create. OSError when that fails."""
+        self._descriptor = os.open(folder / MARK, os.O_RDWR | os.O_CREAT, 0o644)
+        text = _decode(os.pread(self._descriptor, 200, 0), self._Text)
+        self.epoch, self.last_seq = (text.epoch, text.last_seq) if text else ("", 0)
+
+    def write(self, epoch: str, last_seq: int) -> None:
+        """Remember a commit; a disk that will not have it costs only the knowledge."""
+        text = _encode(self._Text(epoch, last_seq))
+        try:
+            os.pwrite(self._descriptor, text.ljust(200), 0)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+
+def read(folder: Path) -> Reserve | None:
+    """The reserve of a folder; None when there is none that can be read."""
+    try:
+        return _decode((folder / FILE).read_bytes(), Reserve)
+    except OSError:
+        return None
+
+
+def _encode(struct: msgspec.Struct) -> bytes:
+    text = msgspec.json.encode(struct)
+    return b"%s\n%08x\n" % (text, zlib.crc32(text))
+
+
+def _decode(data: bytes, kind: type[_T]) -> _T | None:
+    """The struct in a file; None unless it is whole and unchanged."""
+    text, _, rest = data.partition(b"\n")
+    if rest.strip() != b"%08x" % zlib.crc32(text):
+        return None
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def write(folder: Path, reserve: Reserve) -> None:
+    """Replace the reserve, durably. OSError when the disk refuses."""
+    scratch = folder / f"{FILE}.new"
+    with open(scratch, "wb") as file:
+        file.write(_encode(reserve))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, folder / FILE)
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def keep_ballast(folder: Path) -> None:
+    """Hold some disk space, to be given up when a loss must be written on a full disk."""
+    file = folder / _BALLAST
+    try:
+        if file.exists() and file.stat().st_size == _BALLAST_BYTES:
+            return
+        with open(file, "wb") as ballast:
+            os.posix_fallocate(ballast.fileno(), 0, _BALLAST_BYTES)
+    except OSError:
+        drop_ballast(folder)  # a part of it would help nobody
+
+
+def drop_ballast(folder: Path) -> bool:
+    """Give the held space back; False when there was none."""
+    try:
+        (folder / _BALLAST).unlink()
+    except OSError:
+        return False
+    return True
