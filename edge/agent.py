@@ -103,7 +103,7 @@ class Agent:
         service_threads = [self._start(worker, stop_services) for worker in services]
         pipeline_threads = [self._start(worker, stop_pipelines) for worker in pipelines]
         try:
-            while not stop.is_set() and self._failure is None:
+            while not stop.is_set() and self._cause() is None:
                 if not any(thread.is_alive() for thread in pipeline_threads):
                     break
                 stop.wait(_TICK_S)
@@ -117,8 +117,9 @@ class Agent:
             _join(service_threads)
             self._close_pipelines()
             self.outbox.close()
-        if self._failure is not None:
-            raise self._failure
+        cause = self._cause()
+        if cause is not None:
+            raise cause
         log.info("stopped; %d events wait in the outbox", left)
         if left and not asked:
             raise SinkError(f"{left} events are not delivered yet; they stay in the outbox")
@@ -174,6 +175,10 @@ class Agent:
         }
 
     # ---- workers
+
+    def _cause(self) -> BaseException | None:
+        """What a worker, or the outbox's own thread, died of."""
+        return self._failure or self.outbox.failure
 
     def _pipeline_worker(self, pipeline: Pipeline) -> Callable[[threading.Event], None]:
         def append(event: Event) -> bool:

@@ -11,7 +11,6 @@ import secrets
 import socket
 import threading
 import time
-import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from edge import config as configuration
 from edge.agent import Agent
 from edge.config import Config
 from edge.errors import ConfigError, SinkError
+from edge.mqtt import BrokerConfig, Connection
 from edge.pipeline import Pipeline
 from edge.types import Array, Detections, Reading
 from edge.wire import Event, decode_event
@@ -97,66 +97,36 @@ class Broker:
 class Subscriber:
     """A connection of its own that counts the events that arrive."""
 
-    def __init__(self, config: Any, device: str) -> None:
-        from paho.mqtt import client as paho
-
+    def __init__(self, config: BrokerConfig, device: str) -> None:
         self.received = 0
         self.duplicates = 0
         self.latest: dict[str, Event] = {}
         self._seen: set[tuple[str, str, int]] = set()
-        self._answered = threading.Event()
-        self._refusal = ""
         self._topic = f"{config.prefix}/{device}/event/#"
-        self._client = paho.Client(
-            paho.CallbackAPIVersion.VERSION2,
-            client_id=f"edgewright-subscriber-{secrets.token_hex(4)}",
-            protocol=paho.MQTTv311,
-        )
-        if config.username:
-            password = config.password.reveal() if config.password else None
-            self._client.username_pw_set(config.username, password)
-        parts = urllib.parse.urlsplit(config.url)
-        if parts.scheme == "mqtts":
-            self._client.tls_set(ca_certs=config.ca and str(config.ca))
-        self._address = (parts.hostname, parts.port or (8883 if parts.scheme == "mqtts" else 1883))
-        self._client.on_connect = self._on_connect
-        self._client.on_subscribe = lambda *_: self._answered.set()
-        self._client.on_message = self._on_message
+        self._connection = Connection(config)
 
     def start(self) -> None:
         """Connect and subscribe. SinkError when that fails."""
         try:
-            self._client.connect(*self._address)
-        except OSError as error:
-            host, port = self._address
-            reason = error.strerror or error
-            raise SinkError(f"broker {host}:{port}: cannot connect: {reason}") from error
-        self._client.loop_start()
-        if self._answered.wait(10.0) and not self._refusal:
-            return
-        self.close()
-        reason = f"refused: {self._refusal}" if self._refusal else "no answer"
-        raise SinkError(
-            f"broker {':'.join(map(str, self._address))}: {reason}; check user and password"
-        )
+            self._connection.open(
+                f"edgewright-subscriber-{secrets.token_hex(4)}",
+                on_lost=lambda reason: log.warning("subscriber: %s", reason),
+                on_message=self._on_message,
+            )
+            self._connection.subscribe(self._topic)
+        except SinkError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Disconnect."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        self._connection.close()
 
-    def _on_connect(self, client: Any, _: Any, __: Any, reason: Any, ___: Any) -> None:
-        if reason.is_failure:
-            self._refusal = str(reason)
-            self._answered.set()
-        else:
-            client.subscribe(self._topic, qos=1)
-
-    def _on_message(self, _: Any, __: Any, message: Any) -> None:
+    def _on_message(self, topic: str, payload: bytes) -> None:
         try:
-            event = decode_event(message.payload)
-        except msgspec.DecodeError:
-            log.warning("%s: not an event", message.topic)
+            event = decode_event(payload)
+        except (ValueError, RecursionError):
+            log.warning("%s: not an event", topic)
             return
         key = (event.device, event.epoch, event.seq)
         if key in self._seen:

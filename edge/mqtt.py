@@ -27,6 +27,7 @@ _SCHEMES = {"mqtt": 1883, "mqtts": 8883}
 
 OnMessage = Callable[[str, bytes], None]
 OnPublished = Callable[[int, int, str], None]
+_Answers = queue.SimpleQueue[tuple[int, str, int | None]]
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +69,7 @@ class Connection:
         self._context = _tls_context(config) if self._tls else None
         self._paho = _import_paho()
         self._client: Any = None
+        self._answers = _Answers()
 
     @property
     def where(self) -> str:
@@ -94,7 +96,7 @@ class Connection:
         reason code and reason of each acknowledgement.
         """
         client = self._build(client_id)
-        answered: queue.SimpleQueue[tuple[int, str, int | None]] = queue.SimpleQueue()
+        self._answers = answered = _Answers()
 
         def on_connect(_: Any, __: Any, ___: Any, reason: Any, properties: Any) -> None:
             answered.put((reason.value, str(reason), getattr(properties, "ReceiveMaximum", None)))
@@ -104,7 +106,11 @@ class Connection:
             taken = f"; another client uses the id {client_id!r}"
             on_lost(f"connection lost: {reason}{taken if reason.value == _TAKEN_OVER else ''}")
 
+        def on_subscribe(_: Any, __: Any, ___: Any, reasons: Any, ____: Any) -> None:
+            answered.put((reasons[0].value, str(reasons[0]), None))
+
         client.on_connect, client.on_disconnect = on_connect, on_disconnect
+        client.on_subscribe = on_subscribe
         if on_message is not None:
             client.on_message = lambda _, __, message: on_message(message.topic, message.payload)
         if on_published is not None:
@@ -119,10 +125,7 @@ class Connection:
             raise SinkError(f"{self.where}: cannot connect: {_reason(error)}") from error
         self._client = client
         client.loop_start()
-        try:
-            code, text, receive_maximum = answered.get(timeout=self._config.connect_timeout_s)
-        except queue.Empty:
-            raise SinkError(f"{self.where}: no answer to CONNECT") from None
+        code, text, receive_maximum = self._answer("CONNECT")
         if code >= REFUSED:
             hint = "; check username and password" if code in _AUTHENTICATION else ""
             raise SinkError(f"{self.where}: refused: {text}{hint}")
@@ -155,10 +158,13 @@ class Connection:
         return mid
 
     def subscribe(self, topic: str) -> None:
-        """Ask for a topic at QoS 1. SinkError when lost."""
+        """Ask for a topic at QoS 1, and wait for it. SinkError when refused or lost."""
         result, _ = self._client.subscribe(topic, qos=1)
         if result != 0:
             raise SinkError(f"{self.where}: connection lost while subscribing")
+        code, text, _ = self._answer("SUBSCRIBE")
+        if code >= REFUSED:
+            raise SinkError(f"{self.where}: {topic} cannot be subscribed to: {text}")
 
     def close(self, farewell: tuple[str, bytes] | None = None) -> None:
         """Publish a retained last message, disconnect, and end paho's thread; idempotent."""
@@ -171,8 +177,16 @@ class Connection:
                 goodbye.wait_for_publish(1.0)
             except (RuntimeError, ValueError):
                 pass  # the connection went down in this moment; the will speaks for us
+        client.on_disconnect = None  # what we end ourselves is not lost
         client.disconnect()
         client.loop_stop()
+
+    def _answer(self, what: str) -> tuple[int, str, int | None]:
+        """The broker's answer, as reason code, its text, and its Receive Maximum if it gave one."""
+        try:
+            return self._answers.get(timeout=self._config.connect_timeout_s)
+        except queue.Empty:
+            raise SinkError(f"{self.where}: no answer to {what}") from None
 
     def _build(self, client_id: str) -> Any:
         config, paho = self._config, self._paho

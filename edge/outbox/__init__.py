@@ -41,7 +41,10 @@ log = logging.getLogger(__name__)
 
 
 class Outbox:
-    """The durable queue between rules and sinks; see the module's invariants."""
+    """The durable queue between rules and sinks; see the module's invariants.
+
+    `failure` is what its thread died of: nothing is committed any more, and the agent must end.
+    """
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class Outbox:
         self._dropped = 0
         self.drops = 0
         self.problem = ""
+        self.failure: BaseException | None = None
         self._started_s = time.monotonic()
         self._guard = _lock_folder(folder)
         try:
@@ -260,7 +264,7 @@ class Outbox:
         """Wait until everything appended so far is committed; False when that took too long."""
         deadline = time.monotonic() + timeout_s
         while self._pending.unfinished_tasks:
-            if time.monotonic() > deadline:
+            if self.failure is not None or time.monotonic() > deadline:
                 return False
             time.sleep(0.005)
         return True
@@ -279,6 +283,15 @@ class Outbox:
     # ---- the committing thread
 
     def _run(self) -> None:
+        """Commit until closed. What the disk refuses is tried again; of anything else this thread
+        dies, and `failure` says so."""
+        try:
+            self._commit_all()
+        except BaseException as error:
+            log.exception("the outbox died")
+            self.failure = error
+
+    def _commit_all(self) -> None:
         while not (self._stopping.is_set() and self._pending.empty()):
             group = self._collect()
             while not self._commit(group):

@@ -166,7 +166,7 @@ class Mqtt:
         """The ranges of an ingest's acknowledgement, if it is one and speaks of our epoch."""
         try:
             ack = msgspec.json.decode(payload, type=Ack)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             log.warning("%s/ack: not an acknowledgement: %s", self._base, error)
             return []
         if ack.epoch != self._epoch:

@@ -71,6 +71,15 @@ def test_the_demo_says_what_is_wrong(
     assert len(ended.complaints) == 1 and says in ended.complaints[0]
 
 
+def test_a_password_lets_the_demo_and_its_subscriber_in(tmp_path: Path) -> None:
+    (tmp_path / "word").write_text("the-right-word\n")
+    with Mosquitto(tmp_path, users={"gate": "the-right-word"}) as broker:
+        login = ["--broker", broker.url, "--username", "gate", "--password-file", "word"]
+        ended = edge("demo", "--seconds", "2", "--headless", "--json", *login, cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    _check(json.loads(ended.out))
+
+
 def test_the_demo_says_that_a_password_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "word").write_text("a-wrong-word")
     with Mosquitto(tmp_path, users={"gate": "the-right-word"}) as broker:

@@ -24,10 +24,10 @@ class Installed:
     wheel: Path
     home: Path
 
-    def edge(self, *arguments: str, cwd: Path) -> Ended:
-        """The installed command, without a way back to the clone."""
-        program = [str(self.home / "bin" / "edge")]
-        return edge(*arguments, cwd=cwd, env={"PYTHONPATH": ""}, program=program)
+    def run(self, program: str, *arguments: str, cwd: Path) -> Ended:
+        """A program of the environment, without a way back to the clone."""
+        place = str(self.home / "bin" / program)
+        return edge(*arguments, cwd=cwd, env={"PYTHONPATH": ""}, program=[place])
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +73,7 @@ def test_the_wheel_holds_what_it_must_and_no_more(installed: Installed) -> None:
 
 
 def test_its_demo_runs_far_from_the_clone(installed: Installed, tmp_path: Path) -> None:
-    ended = installed.edge("demo", "--seconds", "4", "--headless", "--json", cwd=tmp_path)
+    ended = installed.run("edge", "demo", "--seconds", "4", "--headless", "--json", cwd=tmp_path)
     assert ended.code == 0, ended.err
     summary = json.loads(ended.out)
     assert summary["events_missing"] == 0 < summary["events_received"]
@@ -86,18 +86,18 @@ def test_its_bundles_and_modules_are_its_own(installed: Installed, tmp_path: Pat
         "import edge; from edge.bundle import Bundle; print(edge.__file__);"
         "print(*(Bundle.open(f'builtin:{n}').path for n in ('meter_reader', 'wrist_activity')))"
     )
-    python = installed.home / "bin" / "python"
-    done = subprocess.run([python, "-c", program], cwd=tmp_path, capture_output=True, check=True)
-    for path in done.stdout.decode().split():
+    asked = installed.run("python", "-c", program, cwd=tmp_path)
+    assert asked.code == 0, asked.err
+    for path in asked.out.split():
         assert Path(path).is_relative_to(installed.home) and "site-packages" in path
-    ended = installed.edge("inspect", "builtin:meter_reader", "--run", cwd=tmp_path)
+    ended = installed.run("edge", "inspect", "builtin:meter_reader", "--run", cwd=tmp_path)
     assert ended.code == 0, ended.err
     assert "meter_reader" in ended.out and "onnx-int8" in ended.out
 
 
 def test_its_commands_say_what_is_missing(installed: Installed, tmp_path: Path) -> None:
     """No torch here: `edge convert` names the extra; `init` finds its template."""
-    assert installed.edge("init", cwd=tmp_path).code == 0
-    ended = installed.edge("convert", str(ROOT / "models/wrist_activity"), cwd=tmp_path)
+    assert installed.run("edge", "init", cwd=tmp_path).code == 0
+    ended = installed.run("edge", "convert", str(ROOT / "models/wrist_activity"), cwd=tmp_path)
     assert ended.code == 2
     assert "edgewright[convert]" in ended.err and len(ended.complaints) == 1
