@@ -14,8 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from edge import config as configuration
 from edge.agent import Agent
 from edge.config import Config

@@ -250,7 +250,8 @@ class Outbox:
             return self._refused[sink].count()
 
     def count(self, name: str) -> int:
-        """Add one to a durable counter (connections) and return it. OutboxError when that fails."""
+        """Add one to a durable counter (connections) and return it; a disk that will not have it
+        costs only the knowledge."""
         with self._lock:
             value = int(self._journal.get(f"count.{name}", "0")) + 1
             try:
@@ -270,12 +271,22 @@ class Outbox:
         return True
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Commit what waits, write the cursors, and let go of the file."""
+        """Commit what waits, write the cursors, and let go of the file; idempotent.
+
+        What a disk refuses to the end is declared, in the space that is kept for that.
+        """
+        if self._guard.closed:
+            return
         self._stopping.set()
         with self._committed:
             self._committed.notify_all()
         self._thread.join(timeout_s)
         with self._lock:
+            left = self._pending.unfinished_tasks
+            if left and self.failure is None and not self._thread.is_alive():
+                self._dropped += left
+                reserve.drop_ballast(self._folder)
+                self._commit([])
             self._journal.close()
             self._mark.close()
         self._guard.close()

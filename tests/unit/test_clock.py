@@ -14,7 +14,7 @@ def test_a_moment_says_in_which_boot_it_was_and_whether_the_clock_was_set(
 ) -> None:
     answers = iter(["unsynced", "synced"])
     monkeypatch.setattr(clock, "_clock_state", lambda: next(answers))
-    monkeypatch.setattr(clock, "_boot_id", lambda: "b00t")
+    monkeypatch.setattr(clock, "boot_id", lambda: "b00t")
     second = 1_000_000_000
     ours = Clock()
     moments = [ours.stamp(mono_ns=at * second, wall_ns=at * second) for at in (0, 5, 10, 11)]
@@ -29,4 +29,5 @@ def test_the_clocks_of_this_machine() -> None:
     assert ours.mono_ns() <= ours.mono_ns()
     assert abs(ours.wall_ns() - time.time_ns()) < 10**9
     assert clock._clock_state() in ("synced", "unsynced", "unknown")
-    assert clock._boot_id() == clock._boot_id() != ""
+    assert clock.boot_id() == clock.boot_id() != ""
+    assert ours.now().boot == clock.boot_id()

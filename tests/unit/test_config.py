@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from edge import config as configuration
-from edge.config import Config
+from edge.config import Config, OutboxConfig
 from edge.errors import ConfigError
 from edge.secret import Secret
 
@@ -21,9 +21,15 @@ GOOD = """
 id = "gate-07"
 state_dir = "state"
 
+[outbox]
+max_mb = 64
+max_age_h = 72
+
 [[pipeline]]
 name = "meter"
 bundle = "builtin:meter_reader"
+priority = "high"
+when_full = "block"
 max_fps = 5
 min_score = 0.4
 roi = [100, 100, 440, 160]
@@ -49,6 +55,7 @@ path = "events.jsonl"
 name = "fleet"
 type = "mqtt"
 url = "mqtts://broker.example"
+confirm = "ingest"
 username = "gate-07"
 password = "${MQTT}"
 ca = "/etc/ssl/ca.pem"
@@ -72,6 +79,10 @@ def test_a_good_file_becomes_frozen_structs() -> None:
     meter, wrist = config.pipelines
     assert (config.device.id, config.path) == ("gate-07", FILE)
     assert (meter.max_fps, meter.roi, meter.rotate) == (5.0, (100, 100, 440, 160), 90)
+    assert (meter.priority, meter.when_full) == ("high", "block")
+    assert (wrist.priority, wrist.when_full) == ("normal", "auto")
+    assert config.outbox == OutboxConfig(max_mb=64.0, max_age_h=72.0)
+    assert [getattr(sink.options, "confirm", None) for sink in config.sinks] == [None, "ingest"]
     assert meter.rules is not None and [rule.type for rule in meter.rules] == [
         "reading",
         "on_change",
@@ -103,15 +114,22 @@ def test_every_mistake_is_reported_at_once_with_its_key() -> None:
         devices = 3
         [device]
         id = "gate 07"
+        telemtry_s = 5
+        commit_ms = 5
+        [outbox]
         commit_ms = -1
         max_pending_events = 0
-        telemtry_s = 5
+        max_mb = 0
+        batch_events = 20000
+        max_ag_h = 3
         [[pipeline]]
         name = "a/b"
         max_fps = "fast"
         roi = [-5, 0, 10, 10]
         rotate = 45
         min_score = nan
+        priority = "urgent"
+        when_full = "wait"
         source = { type = "camra", url = 0 }
         [[pipeline]]
         name = "b"
@@ -122,6 +140,7 @@ def test_every_mistake_is_reported_at_once_with_its_key() -> None:
         type = "mqtt"
         url = "http://broker"
         version = "4"
+        confirm = "nobody"
         [[sink]]
         type = "mqtt"
         url = "mqtt://user:pw@broker"
@@ -135,8 +154,12 @@ def test_every_mistake_is_reported_at_once_with_its_key() -> None:
     )
     for expected in (
         "devices: unknown key; did you mean device?",
-        "device.commit_ms: Expected `float` >= 0",
-        "device.max_pending_events: Expected `int` >= 1",
+        "device.commit_ms: unknown key",
+        "outbox.commit_ms: Expected `float` >= 0",
+        "outbox.max_pending_events: Expected `int` >= 1",
+        "outbox.max_mb: Expected `float` > 0",
+        "outbox.batch_events: Expected `int` <= 10000",
+        "outbox.max_ag_h: unknown key; did you mean max_age_h?",
         "device.telemtry_s: unknown key; did you mean telemetry_s?",
         "pipeline[0].name: must be 1 to 64 letters",
         "pipeline[0].bundle: missing",
@@ -144,12 +167,15 @@ def test_every_mistake_is_reported_at_once_with_its_key() -> None:
         "pipeline[0].roi: Expected `int` >= 0",
         "pipeline[0].rotate: Invalid enum value 45",
         "pipeline[0].min_score: Expected `float` >= 0",
+        "pipeline[0].priority: Invalid enum value 'urgent'",
+        "pipeline[0].when_full: Invalid enum value 'wait'",
         "pipeline[0].source.type: no source is called 'camra'; there are camera, csv",
         "pipeline[1].source.hop: Expected `int`, got `str`",
         "pipeline[1].source.pth: unknown key; did you mean path?",
         "pipeline[1].rule[0]: frames must be 1 or more",
         "pipeline[1].rule[1].type: missing; one of debounce, filter, on_change, reading",
         "sink[0].version: Invalid enum value '4'",
+        "sink[0].confirm: Invalid enum value 'nobody'",
         "sink[1]: url must not hold a user name or password",
         "sink: two are called 'twin'",
     ):

@@ -24,9 +24,11 @@ from hypothesis.stateful import (
 )
 
 from edge import outbox as outboxes
+from edge.config import OutboxConfig
 from edge.errors import OutboxError
-from edge.outbox import Outbox, Ranges
-from edge.wire import StoredEvent, decode_event
+from edge.outbox import Outbox, journal
+from edge.ranges import Ranges
+from edge.wire import GapData, StoredEvent, decode_event
 
 SINKS = ("mqtt", "jsonl")
 ALL = 1000
@@ -40,8 +42,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Outbox]]:
     def open_one(*sinks: str, **options: Any) -> Outbox:
         for outbox in opened:
             outbox.close()
-        options = {"device": "gate-07", "commit_s": 0.0, **options}
-        opened[:] = [Outbox(tmp_path / "state", sinks or SINKS, **options)]
+        config = OutboxConfig(**{"commit_ms": 0.0, **options})
+        opened[:] = [Outbox(tmp_path / "state", sinks or SINKS, device="gate-07", config=config)]
         return opened[0]
 
     yield open_one
@@ -59,9 +61,15 @@ def seqs(events: list[StoredEvent]) -> list[int]:
     return [event.seq for event in events]
 
 
+def gaps(events: list[StoredEvent]) -> list[GapData]:
+    """What of it declares a loss."""
+    payloads = [decode_event(event.payload).payload for event in events]
+    return [payload for payload in payloads if isinstance(payload, GapData)]
+
+
 def stored(folder: Path) -> list[int]:
     """What really lies on the disk."""
-    db = sqlite3.connect(folder / outboxes.FILE)
+    db = sqlite3.connect(folder / journal.FILE)
     try:
         return [seq for (seq,) in db.execute("SELECT seq FROM event ORDER BY seq")]
     finally:
@@ -75,9 +83,9 @@ _RANGE = st.tuples(st.integers(1, 30), st.integers(0, 6)).map(lambda r: (r[0], r
 
 
 @settings(derandomize=True, deadline=None)
-@given(first=st.lists(_RANGE), second=st.lists(_RANGE), base=st.integers(0, 40))
+@given(first=st.lists(_RANGE), second=st.lists(_RANGE), window=_RANGE)
 def test_ranges_are_a_set(
-    first: list[tuple[int, int]], second: list[tuple[int, int]], base: int
+    first: list[tuple[int, int]], second: list[tuple[int, int]], window: tuple[int, int]
 ) -> None:
     def members(ranges: list[tuple[int, int]]) -> set[int]:
         return {seq for low, high in ranges for seq in range(low, high + 1)}
@@ -88,9 +96,17 @@ def test_ranges_are_a_set(
     assert flat == sorted(flat)
     assert all(high + 1 < low for (_, high), (low, _) in zip(ranges, [*ranges][1:], strict=False))
     assert members([*ranges.common(Ranges(second))]) == model & members(second)
+    assert members([*ranges.minus(Ranges(second))]) == model - members(second)
+    assert members([*ranges.missing(*window)]) == members([window]) - model
     assert Ranges(reversed(first)) == ranges
-    hi = ranges.hi(base)
-    assert set(range(base + 1, hi + 1)) <= model and hi + 1 not in model
+    assert ranges.count() == len(model)
+    hi = ranges.hi()
+    assert set(range(1, hi + 1)) <= model and hi + 1 not in model
+    for seq in range(50):
+        end = ranges.end_of(seq)
+        assert (end is not None) == (seq in model)
+        if end is not None:
+            assert set(range(seq, end + 1)) <= model and end + 1 not in model
 
 
 def test_an_empty_range_is_refused() -> None:
@@ -129,6 +145,36 @@ def test_a_waiting_lease_is_woken_by_a_commit(start: Callable[..., Outbox]) -> N
     assert outbox.lease("mqtt", ALL, timeout_s=0.01) == []
     outbox.append(draft(), timeout_s=0)
     assert seqs(outbox.lease("mqtt", ALL, timeout_s=20)) == [1]
+    assert outbox.wait(beyond=0, timeout_s=0)
+    assert not outbox.wait(beyond=1, timeout_s=0.01)
+    outbox.append(draft(), timeout_s=0)
+    assert outbox.wait(beyond=1, timeout_s=20)
+
+
+def test_a_lease_can_keep_to_what_is_old_or_what_is_new(start: Callable[..., Outbox]) -> None:
+    outbox = start()
+    put(outbox, *"abcde")
+    assert seqs(outbox.lease("mqtt", ALL, timeout_s=0, above=3)) == [4, 5]
+    assert seqs(outbox.lease("mqtt", ALL, timeout_s=0, above=1, upto=2)) == [2]
+    assert seqs(outbox.lease("mqtt", ALL, timeout_s=0, upto=3)) == [1, 3]
+
+
+def test_what_is_refused_is_kept_and_not_sent_to_that_sink_before_the_next_start(
+    start: Callable[..., Outbox], tmp_path: Path
+) -> None:
+    outbox = start()
+    put(outbox, *"abc")
+    outbox.refuse("mqtt", 2)
+    outbox.refuse("mqtt", 2)
+    assert seqs(outbox.lease("mqtt", ALL, timeout_s=0)) == [1, 3]
+    assert seqs(outbox.lease("jsonl", ALL, timeout_s=0)) == [1, 2, 3]
+    outbox.confirm("mqtt", [(1, 1), (3, 3)])
+    outbox.confirm("jsonl", [(1, 3)])
+    outbox.release("mqtt")
+    assert outbox.lease("mqtt", ALL, timeout_s=0) == []
+    assert (outbox.refused("mqtt"), outbox.depth("mqtt")) == (1, 1), "a refusal is no delivery"
+    wait_until(lambda: stored(tmp_path / "state") == [2])
+    assert seqs(start().lease("mqtt", ALL, timeout_s=0)) == [2]
 
 
 def test_a_row_leaves_only_when_every_sink_has_confirmed_it(
@@ -146,7 +192,9 @@ def test_a_row_leaves_only_when_every_sink_has_confirmed_it(
 def test_nobody_can_confirm_the_future(start: Callable[..., Outbox]) -> None:
     outbox = start()
     put(outbox, "a")
-    outbox.confirm("mqtt", [(1, 500), (700, 900)])
+    assert outbox.confirm("mqtt", [(-3, 0), (2, 3), (500, 1)]) == 0
+    assert outbox.confirm("mqtt", [(1, 500), (700, 900)]) == 1, "how many were news"
+    assert outbox.confirm("mqtt", [(1, 500)]) == 0
     put(outbox, "b")
     assert seqs(outbox.lease("mqtt", ALL, timeout_s=0)) == [2]
 
@@ -221,66 +269,117 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"this is no database" * 100, b"SQLite format 3\0" * 64])
-def test_a_file_that_is_no_database_is_said(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / outboxes.FILE).write_bytes(content)
-    for _ in range(2):  # and the folder is not left locked
-        with pytest.raises(OutboxError, match=r"outbox.db: cannot be used"):
-            Outbox(tmp_path, SINKS, device="x")
-    assert (tmp_path / outboxes.FILE).read_bytes() == content
+def test_a_file_that_is_no_database_is_set_aside_unchanged_and_said(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (1, 2):
+        (tmp_path / journal.FILE).write_bytes(content)
+        for _ in range(2):  # the new one is opened again
+            outbox = Outbox(tmp_path, SINKS, device="x")
+            outbox.close()
+        kept = tmp_path / f"{journal.FILE}.damaged-{number}"
+        assert kept.read_bytes() == content
+        assert f"set aside as {kept}" in caplog.text
+        assert outbox.last_seq == number - 1, "the loss of the first new one is declared"
+    assert not (tmp_path / f"{journal.FILE}.damaged-3").exists()
 
 
 def test_a_store_of_a_newer_version_is_left_alone(
     start: Callable[..., Outbox], tmp_path: Path
 ) -> None:
     start().close()
-    db = sqlite3.connect(tmp_path / "state" / outboxes.FILE)
-    db.execute(f"PRAGMA user_version = {outboxes.SCHEMA_VERSION + 1}")
+    file = tmp_path / "state" / journal.FILE
+    db = sqlite3.connect(file)
+    db.execute(f"PRAGMA user_version = {journal.SCHEMA_VERSION + 1}")
     db.close()
-    with pytest.raises(OutboxError, match="written by a newer edgewright"):
-        start()
+    content = file.read_bytes()
+    for _ in range(2):  # and the folder is not left locked
+        with pytest.raises(OutboxError, match="written by a newer edgewright"):
+            start()
+    assert file.read_bytes() == content
 
 
-def test_a_full_disk_keeps_events_waiting_and_counts_what_finds_no_room(
+def test_a_full_disk_keeps_events_waiting_and_declares_what_finds_no_room(
     start: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outboxes, "_RETRY_S", 0.01)
-    outbox = start(max_pending=4)
+    outbox = start(max_pending_events=4)
     put(outbox, "before")
-    (pages,) = outbox._db.execute("PRAGMA page_count").fetchone()
-    outbox._db.execute(f"PRAGMA max_page_count = {pages}")
+    db = outbox._journal._db
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    db.execute(f"PRAGMA max_page_count = {pages}")
     big = "x" * 4000  # more than a page each
     wait_until(lambda: not outbox.append(draft(big), timeout_s=0))
     assert outbox.drops == 1
     assert not outbox.append(draft(big), timeout_s=0.01)
     assert outbox.drops == 2
     assert outbox.flush(0.05) is False
-    assert seqs(outbox.lease("mqtt", ALL, timeout_s=0)) == [1], "what is committed can be sent"
-    outbox._db.execute("PRAGMA max_page_count = 100000")
+    wait_until(lambda: outbox.problem == "cannot be written: database or disk is full")
+    first, *others = outbox.lease("mqtt", ALL, timeout_s=0)
+    assert first.seq == 1, "what is committed can be sent"
+    assert len(gaps(others)) == len(others), "and what is declared in the space kept for that"
+    db.execute("PRAGMA max_page_count = 100000")
     assert outbox.flush(20)
-    events = outbox.lease("mqtt", ALL, timeout_s=0)
-    assert seqs(events) == list(range(2, outbox.last_seq + 1)) and len(events) >= 4
-    assert {decode_event(event.payload).seq for event in events} == set(seqs(events))
+    assert outbox.problem == ""
+    others += outbox.lease("mqtt", ALL, timeout_s=0)
+    assert sum(gap.count for gap in gaps(others)) == 2
+    assert {gap.reason for gap in gaps(others)} == {"not written"}
+    lost = Ranges(span for gap in gaps(others) for span in gap.ranges)
+    assert seqs(others) == [seq for seq in range(2, outbox.last_seq + 1) if seq not in lost]
+    assert len(others) - len(gaps(others)) >= 4
+    assert {decode_event(event.payload).seq for event in others} == set(seqs(others))
+    assert outbox.depth("mqtt") == 1 + len(others), "nobody has to confirm what is declared"
 
 
-def test_a_counter_that_finds_no_room_is_said(start: Callable[..., Outbox]) -> None:
+def test_a_counter_that_finds_no_room_is_said_and_holds_nothing_up(
+    start: Callable[..., Outbox], caplog: pytest.LogCaptureFixture
+) -> None:
     outbox = start()
-    outbox._db.execute("PRAGMA query_only = ON")
-    with pytest.raises(OutboxError, match=r"outbox\.db: cannot be written"):
-        outbox.count("connections.mqtt")
-    outbox._db.execute("PRAGMA query_only = OFF")
+    outbox._journal._db.execute("PRAGMA query_only = ON")
     assert outbox.count("connections.mqtt") == 1
+    assert "outbox.db: the counter connections.mqtt is not saved" in caplog.text
+    outbox._journal._db.execute("PRAGMA query_only = OFF")
+    assert [outbox.count("connections.mqtt") for _ in range(2)] == [1, 2]
 
 
-def test_a_full_disk_does_not_hold_up_the_end(
+def test_a_full_disk_does_not_hold_up_the_end_and_what_it_keeps_out_is_declared(
     start: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outboxes, "_RETRY_S", 60.0)
     outbox = start()
-    outbox._db.execute("PRAGMA max_page_count = 1")
+    outbox._journal._db.execute("PRAGMA max_page_count = 1")
     outbox.append(draft("x" * 20_000), timeout_s=0)
+    wait_until(lambda: outbox.problem)
+    outbox.append(draft("waits behind it"), timeout_s=0)
     outbox.close(timeout_s=20)
     assert not outbox._thread.is_alive()
-    assert start().last_seq == 0
+    outbox.close()
+    outbox = start()
+    events = outbox.lease("mqtt", ALL, timeout_s=0)
+    assert seqs(events) == [outbox.last_seq] == [3]
+    (gap,) = gaps(events)
+    assert (gap.ranges, gap.count, gap.reason) == ([(1, 2)], 2, "not written")
+
+
+def test_an_outbox_that_dies_says_so(
+    start: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = start()
+    put(outbox, "before")
+    assert outbox.failure is None
+
+    def fail(event: object) -> bytes:
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(outboxes, "encode", fail)
+    outbox.append(draft(), timeout_s=0)
+    wait_until(lambda: isinstance(outbox.failure, MemoryError))
+    assert "the outbox died" in caplog.text
+    assert outbox.flush(60) is False, "at once"
+    assert seqs(outbox.lease("mqtt", ALL, timeout_s=0)) == [1], "what was committed is there"
+    outbox.close()
+    monkeypatch.undo()
+    assert start().last_seq == 1
 
 
 # ---- any sequence of calls
@@ -297,26 +396,35 @@ class AnyOrder(RuleBasedStateMachine):
         self.bytes: dict[int, bytes] = {}
         self.confirmed: dict[str, set[int]] = {sink: set() for sink in SINKS}
         self.leased: dict[str, set[int]] = {sink: set() for sink in SINKS}
+        self.refused: dict[str, set[int]] = {sink: set() for sink in SINKS}
         self.open()
 
     def open(self) -> None:
-        self.outbox = Outbox(self.folder, SINKS, device="gate-07", commit_s=0.0)
+        config = OutboxConfig(commit_ms=0.0)
+        self.outbox = Outbox(self.folder, SINKS, device="gate-07", config=config)
         self.epoch = getattr(self, "epoch", self.outbox.epoch)
-        for leased in self.leased.values():
-            leased.clear()
+        for passed in (*self.leased.values(), *self.refused.values()):
+            passed.clear()
 
     def waiting(self, sink: str) -> set[int]:
-        return set(range(1, self.count + 1)) - self.confirmed[sink] - self.leased[sink]
+        passed = self.confirmed[sink] | self.leased[sink] | self.refused[sink]
+        return set(range(1, self.count + 1)) - passed
 
     @rule(events=st.integers(1, 5))
     def append(self, events: int) -> None:
         put(self.outbox, *(f"label {self.count + 1 + index}" for index in range(events)))
         self.count += events
 
-    @rule(sink=st.sampled_from(SINKS), limit=st.integers(1, 6))
-    def lease(self, sink: str, limit: int) -> None:
-        events = self.outbox.lease(sink, limit, timeout_s=0)
-        found, waiting = seqs(events), self.waiting(sink)
+    @rule(
+        sink=st.sampled_from(SINKS),
+        limit=st.integers(1, 6),
+        above=st.just(0) | st.integers(0, 20),
+        upto=st.none() | st.integers(0, 30),
+    )
+    def lease(self, sink: str, limit: int, above: int, upto: int | None) -> None:
+        events = self.outbox.lease(sink, limit, timeout_s=0, above=above, upto=upto)
+        last = self.count if upto is None else upto
+        found, waiting = seqs(events), self.waiting(sink) & {*range(above + 1, last + 1)}
         assert found == sorted(set(found)), "in order, each once"
         assert set(found) <= waiting, "neither leased nor confirmed"
         assert len(found) == min(limit, len(waiting)), "and nothing held back"
@@ -330,15 +438,24 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(sink=st.sampled_from(SINKS), ranges=st.lists(_RANGE, max_size=4), again=st.booleans())
     def confirm(self, sink: str, ranges: list[tuple[int, int]], again: bool) -> None:
-        for _ in range(1 + again):
-            self.outbox.confirm(sink, ranges)
+        before = len(self.confirmed[sink])
         for low, high in ranges:
             self.confirmed[sink] |= {seq for seq in range(low, high + 1) if seq <= self.count}
+        news = len(self.confirmed[sink]) - before
+        assert [self.outbox.confirm(sink, ranges) for _ in range(1 + again)] == [news, 0][
+            : 1 + again
+        ]
 
     @rule(sink=st.sampled_from(SINKS))
     def confirm_what_is_leased(self, sink: str) -> None:
         self.outbox.confirm(sink, [(seq, seq) for seq in sorted(self.leased[sink], reverse=True)])
         self.confirmed[sink] |= self.leased[sink]
+
+    @rule(sink=st.sampled_from(SINKS))
+    def refuse_what_is_leased(self, sink: str) -> None:
+        for seq in self.leased[sink]:
+            self.outbox.refuse(sink, seq)
+        self.refused[sink] |= self.leased[sink]
 
     @rule(sink=st.sampled_from(SINKS))
     def release(self, sink: str) -> None:

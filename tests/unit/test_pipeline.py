@@ -12,6 +12,7 @@ from builders import Running, frame, wait_until
 from edge import pipeline as pipelines
 from edge.engines.host import Hosts
 from edge.errors import BundleError, ConfigError, EngineError, FrameError, SourceError
+from edge.outbox import HIGH, LOW, NORMAL
 from edge.pipeline import FrameStats, Mailbox, Pipeline
 from edge.seams import EndOfStream
 from edge.sources.synthetic import DemoWrist
@@ -65,8 +66,7 @@ def ran(pipeline: Pipeline, *, room: int = 10**9) -> list[Event]:
     """The events of a whole run; the outbox has room for the first ones only."""
     events: list[Event] = []
 
-    def append(event: Event, live: bool) -> bool:
-        assert live is False
+    def append(event: Event) -> bool:
         events.append(event)
         return len(events) <= room
 
@@ -114,6 +114,24 @@ def test_an_event_that_found_no_room_is_not_counted() -> None:
     pipeline = build(*windows(5))
     assert len(ran(pipeline, room=3)) == 5
     assert (pipeline.telemetry.events, pipeline.telemetry.frames) == (3, 5)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_full_outbox_holds_up_files_and_not_what_is_live(live: bool) -> None:
+    waits = {}
+    for when_full in ("auto", "block", "drop"):
+        with build(when_full=when_full) as pipeline:
+            pipeline.source.live = live
+            waits[when_full] = pipeline.blocks_when_full
+    assert waits == {"auto": not live, "block": True, "drop": False}
+
+
+def test_the_priority_is_a_number_for_the_outbox() -> None:
+    priorities = {}
+    for name in ("low", "normal", "high"):
+        with build(priority=name) as pipeline:
+            priorities[name] = pipeline.priority
+    assert priorities == {"low": LOW, "normal": NORMAL, "high": HIGH}
 
 
 def test_bad_frames_are_counted_and_skipped() -> None:
@@ -164,7 +182,7 @@ def test_a_source_that_can_never_work_ends_the_pipeline(error: Exception, words:
 
 def test_a_pipeline_ends_when_it_is_asked_to() -> None:
     pipeline = build(*windows(1), forever=True)
-    with Running(lambda stop: pipeline.run(lambda *_: True, stop)):
+    with Running(lambda stop: pipeline.run(lambda event: True, stop)):
         wait_until(lambda: pipeline.telemetry.frames == 1)
     source = pipeline.source
     assert isinstance(source, Script)
