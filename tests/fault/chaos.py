@@ -95,9 +95,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = chaos(
-            Path(folder), **vars(options), say=lambda line: print(line, flush=True)
-        )
+        result = chaos(Path(folder), **vars(options), say=lambda line: print(line, flush=True))
     print(json.dumps(result))
 
 

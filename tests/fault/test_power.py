@@ -72,7 +72,8 @@ class Socket:
         db = sqlite3.connect(self.state / "outbox.db")
         try:
             rows = {
-                seq: checksum(seq, pipeline, payload) == crc and f'"epoch":"{epoch}"' in str(payload)
+                seq: checksum(seq, pipeline, payload) == crc
+                and f'"epoch":"{epoch}"' in str(payload)
                 for seq, pipeline, crc, payload in db.execute(
                     "SELECT seq, pipeline, crc, payload FROM event"
                 )

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from builders import draft, wait_until
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -76,42 +76,7 @@ def stored(folder: Path) -> list[int]:
         db.close()
 
 
-# ---- ranges
-
-
 _RANGE = st.tuples(st.integers(1, 30), st.integers(0, 6)).map(lambda r: (r[0], r[0] + r[1]))
-
-
-@settings(derandomize=True, deadline=None)
-@given(first=st.lists(_RANGE), second=st.lists(_RANGE), window=_RANGE)
-def test_ranges_are_a_set(
-    first: list[tuple[int, int]], second: list[tuple[int, int]], window: tuple[int, int]
-) -> None:
-    def members(ranges: list[tuple[int, int]]) -> set[int]:
-        return {seq for low, high in ranges for seq in range(low, high + 1)}
-
-    ranges, model = Ranges(first), members(first)
-    assert {seq for seq in range(50) if seq in ranges} == model
-    flat = [edge for span in ranges for edge in span]
-    assert flat == sorted(flat)
-    assert all(high + 1 < low for (_, high), (low, _) in zip(ranges, [*ranges][1:], strict=False))
-    assert members([*ranges.common(Ranges(second))]) == model & members(second)
-    assert members([*ranges.minus(Ranges(second))]) == model - members(second)
-    assert members([*ranges.missing(*window)]) == members([window]) - model
-    assert Ranges(reversed(first)) == ranges
-    assert ranges.count() == len(model)
-    hi = ranges.hi()
-    assert set(range(1, hi + 1)) <= model and hi + 1 not in model
-    for seq in range(50):
-        end = ranges.end_of(seq)
-        assert (end is not None) == (seq in model)
-        if end is not None:
-            assert set(range(seq, end + 1)) <= model and end + 1 not in model
-
-
-def test_an_empty_range_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"an empty range: 3\.\.2"):
-        Ranges([(3, 2)])
 
 
 # ---- stories
