@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import socket
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,13 @@ def misfit(folder: Path) -> None:
     manifest = msgspec.structs.replace(manifest, variants=(first, *others))
     files = {name: original.read(name) for name in manifest.files}
     bundles.write(folder / "bundle", manifest, files)
+
+
+def newer(folder: Path) -> None:
+    """An outbox as a later version may write it."""
+    db = sqlite3.connect(folder / "outbox.db")
+    db.execute("PRAGMA user_version = 1000")
+    db.close()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,12 +193,12 @@ CASES = {
         code=7,
         says=("taken/state", "cannot be written"),
     ),
-    "outbox that is no database": Case(
+    "outbox of a newer version": Case(
         tables=FINITE + jsonl(),
         device='state_dir = "."',
-        files=text("outbox.db", "not a database, " * 100),
+        files=newer,
         code=7,
-        says=("outbox.db", "cannot be used"),
+        says=("outbox.db", "written by a newer edgewright"),
     ),
 }
 
@@ -361,6 +369,21 @@ def test_a_broker_that_accepts_and_says_nothing_does_not_hold_up_the_end(
     assert checked.code == 6 and "no answer to CONNECT" in checked.out
     assert (ended.code, time.monotonic() - started_s < 5) == (0, True)
     assert waiting(tmp_path) == committed(tmp_path) > 0
+
+
+def test_an_outbox_that_is_no_database_is_set_aside_and_said(tmp_path: Path) -> None:
+    config = write_config(tmp_path, FINITE, jsonl())
+    state = tmp_path / "edge-state"
+    state.mkdir()
+    (state / "outbox.db").write_text("not a database, " * 100)
+    ended = edge("run", config, timeout_s=15)
+    assert ended.code == 0, "what cannot be read does not stop the device"
+    kept = state / "outbox.db.damaged-1"
+    (told,) = [line for line in ended.err.splitlines() if " ERROR " in line]
+    assert "file is not a database" in told and str(kept) in told
+    assert kept.read_text() == "not a database, " * 100
+    assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 2
+    assert (committed(tmp_path), waiting(tmp_path)) == (2, 0)
 
 
 def test_a_second_agent_on_the_same_state_dir_is_refused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -49,6 +50,7 @@ def _pip(python: str, *arguments: str) -> None:
         text=True,
         timeout=110,
         check=False,
+        env={**os.environ, "PYTHONPATH": ""},
     )
     if done.returncode and any(sign in done.stderr for sign in NO_INDEX):
         missing("a package index")
