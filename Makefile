@@ -5,7 +5,8 @@ PROFILE ?= full
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-tflite-runtime check bundles bench clean
+.PHONY: demo test test-tflite-runtime check bundles bench clean image image-test image-docker \
+	image-lock
 
 demo: $(VENV)/.demo
 	@$(BIN)/edge demo $(ARGS)
@@ -45,6 +46,19 @@ bundles: $(VENV)/.convert
 
 bench: $(VENV)/.demo
 	$(BIN)/python bench/frame.py $(ARGS)
+
+# The ARM64 image (deploy/image/README.md). Each ends with one JSON line: sizes, digest, seconds.
+image:
+	@deploy/image/build $(PROFILE)
+
+image-test: $(VENV)/.test
+	@deploy/image/test $(BIN)/python $(PROFILE) $(ARGS)
+
+image-docker:
+	@deploy/image/docker $(PROFILE)
+
+image-lock: $(BIN)/python
+	@$(BIN)/python deploy/image/lock.py
 
 clean:
 	rm -rf .venv .venv-tflite-runtime build dist *.egg-info

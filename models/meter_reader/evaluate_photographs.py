@@ -1,4 +1,6 @@
-"""Judge the meter reader on photographs: `EDGE_ASSETS=… python evaluate_photographs.py`.
+"""Judge the meter reader on photographs: `EDGE_ASSETS=… python evaluate_photographs.py [--bundle]`.
+
+Without `--bundle` the trained model is judged, with it every variant of the bundle, through edge.
 
 $EDGE_ASSETS/meter_digits holds photographs of single digits by others. They are read here and
 nowhere else: never trained on, never copied. Five crops, each at
@@ -16,6 +18,7 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 Array = np.ndarray[Any, Any]
+Predict = Callable[[Array], tuple[Array, Array]]  # picture -> boxes [N, 4], classes [N], best first
 CROP_HEIGHT = 100
 STRIP = 5
 ROUNDS = 3  # every photograph is seen in this many strips, with different neighbours
@@ -77,14 +81,14 @@ def strips(
     return made
 
 
-def judge(module: Any, files: list[tuple[Path, int]]) -> dict[str, float]:
+def judge(predict: Predict, files: list[tuple[Path, int]]) -> dict[str, float]:
     """Shares of the crops that were read right, missed, called between; further boxes a crop."""
     rng = np.random.default_rng(0)
     total = right = missed = between = extra = 0
     for _ in range(ROUNDS):
         for image, edges, classes in strips(files, rng):
-            found = model.predict(module, image)
-            middles = (found["boxes"][:, 0] + found["boxes"][:, 2]) / 2
+            boxes, kinds = predict(image)
+            middles = (boxes[:, 0] + boxes[:, 2]) / 2
             crop_of = np.searchsorted(edges, middles, side="right") - 1
             for index, kind in enumerate(classes):
                 inside = np.flatnonzero(crop_of == index)  # the surest box comes first
@@ -92,7 +96,7 @@ def judge(module: Any, files: list[tuple[Path, int]]) -> dict[str, float]:
                 extra += max(len(inside) - 1, 0)
                 missed += len(inside) == 0
                 if len(inside):
-                    read = int(found["classes"][inside[0]])
+                    read = int(kinds[inside[0]])
                     right += read == kind
                     between += read == model.BETWEEN
     return {
@@ -103,6 +107,32 @@ def judge(module: Any, files: list[tuple[Path, int]]) -> dict[str, float]:
     }
 
 
+def trained() -> Predict:
+    """The recipe's own predict."""
+    module = model.load()
+
+    def predict(image: Array) -> tuple[Array, Array]:
+        found = model.predict(module, image)
+        return found["boxes"], found["classes"]
+
+    return predict
+
+
+def variants() -> Iterator[tuple[str, Predict]]:
+    """Every variant of the bundle beside this file, on this machine's engines."""
+    from edge import Bundle, Model
+
+    bundle = Bundle.open(Path(__file__).with_name("bundle"))
+    for variant in bundle.manifest.variants:
+        with Model(bundle, variant=variant.name) as ready:
+
+            def predict(image: Array, ready: Model = ready) -> tuple[Array, Array]:
+                found = ready.predict(image)
+                return found.boxes, found.classes
+
+            yield variant.name, predict
+
+
 def main() -> int:
     """Print the numbers for plain digits and for wheels between digits."""
     assets = os.environ.get("EDGE_ASSETS")
@@ -110,13 +140,14 @@ def main() -> int:
         print("set EDGE_ASSETS to the folder that holds meter_digits/")
         return 2
     files, left_out = photographs(Path(assets) / "meter_digits")
-    module = model.load()
+    judged = variants() if "--bundle" in sys.argv[1:] else [("trained model", trained())]
     plain = [(path, kind) for path, kind in files if kind != model.BETWEEN]
     rest = [(path, kind) for path, kind in files if kind == model.BETWEEN]
-    for title, chosen in (("plain digits", plain), ("between (NaN)", rest)):
-        print(f"{title}: {len(chosen)} photographs, each in {ROUNDS} strips of {STRIP}")
-        for name, value in judge(module, chosen).items():
-            print(f"  {name:22s} {100 * value:6.2f} %")
+    for who, predict in judged:
+        for title, chosen in (("plain digits", plain), ("between (NaN)", rest)):
+            print(f"{who}, {title}: {len(chosen)} photographs, each in {ROUNDS} strips of {STRIP}")
+            for name, value in judge(predict, chosen).items():
+                print(f"  {name:22s} {100 * value:6.2f} %")
     print(f"left out: {len(left_out)} with odd names")
     return 0
 
