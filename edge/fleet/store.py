@@ -110,7 +110,7 @@ class FleetStore(Protocol):
     """A database of events that several ingests may share."""
 
     def commit(self, arrivals: Sequence[Arrival]) -> dict[Stream, Ack]:
-        """Write all of it, durably, and say what each stream may now forget.
+        """Write all of it, durably, and say what each stream that spoke may now forget.
 
         StoreBusy when the database cannot be written now: nothing was, try again.
         """
@@ -193,7 +193,8 @@ class SqliteStore:
                 )
         for stream, events in streams.items():
             self._store(stream, events)
-        return {stream: self._ack(stream) for stream in streams}
+        heard = {(a.device, a.epoch) for a in arrivals if isinstance(a, Heard)}
+        return {stream: self._ack(stream) for stream in {*streams, *heard}}
 
     def _store(self, stream: Stream, events: Sequence[Received]) -> None:
         device, epoch = stream

@@ -282,18 +282,18 @@ class Outbox:
         while not (self._stopping.is_set() and self._pending.empty()):
             group = self._collect()
             while not self._commit(group):
-                self._declare_on_full_disk()
+                self._make_room()
                 if self._stopping.wait(_RETRY_S):
                     return
             for _ in group:
                 self._pending.task_done()
         self._commit([])  # the cursors
 
-    def _declare_on_full_disk(self) -> None:
-        """Write down what was dropped so far into the space that is kept for that."""
-        with self._lock:
-            if (self._dropped or self._notices) and reserve.drop_ballast(self._folder):
-                self._commit([])
+    def _make_room(self) -> None:
+        """Use the space that is kept for a full disk: write down what was dropped so far and what
+        is confirmed, which in turn frees space."""
+        reserve.drop_ballast(self._folder)
+        self._commit([])
 
     def _collect(self) -> list[tuple[Event, int]]:
         """The next group: waits for a first event, then `commit_s` for more."""
@@ -330,7 +330,7 @@ class Outbox:
                     log.error("%s: cannot be written: %s", self._journal.file, error)
                 self.problem = f"cannot be written: {error}"
                 return False
-            if self.problem:
+            if self.problem and group:
                 log.info("%s: takes writes again", self._journal.file)
                 self.problem = ""
                 reserve.keep_ballast(self._folder)

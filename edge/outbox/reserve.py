@@ -20,6 +20,7 @@ MARK = "outbox.mark"
 BLOCK = 4096
 _BALLAST = "outbox.ballast"
 _BALLAST_BYTES = 1 << 20
+_PLENTY = 4
 
 
 _Seq = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
@@ -109,6 +110,9 @@ def keep_ballast(folder: Path) -> None:
     """Hold some disk space, to be given up when a loss must be written on a full disk."""
     file = folder / _BALLAST
     try:
+        disk = os.statvfs(folder)
+        if disk.f_bavail * disk.f_frsize < _PLENTY * _BALLAST_BYTES:
+            return  # it would take the space for which it is kept
         if file.exists() and file.stat().st_size == _BALLAST_BYTES:
             return
         with open(file, "wb") as ballast:

@@ -163,7 +163,8 @@ class Mqtt:
             confirmed += [(event.seq, event.seq) for event in events]
 
     def _acknowledged(self, payload: bytes) -> list[Range]:
-        """The ranges of an ingest's acknowledgement, if it is one and speaks of our epoch."""
+        """The ranges of an ingest's acknowledgement, if it is one and speaks of our epoch; at least
+        one then, as a sign that an ingest is there, even if it is empty."""
         try:
             ack = msgspec.json.decode(payload, type=Ack)
         except msgspec.DecodeError as error:
@@ -171,5 +172,4 @@ class Mqtt:
             return []
         if ack.epoch != self._epoch:
             return []
-        spans = [(1, ack.hi)] if ack.hi > 0 else []
-        return [*spans, *((low, high) for low, high in ack.ranges if 1 <= low <= high)]
+        return [(1, ack.hi), *ack.ranges]

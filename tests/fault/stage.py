@@ -45,13 +45,13 @@ class Program:
         self.name = name
         self.log = folder / f"{name}.log"
         self.env = dict(env or {})
-        self._command = list(command)
+        self.command = list(command)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                self._command,
+                self.command,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -105,6 +105,13 @@ class Device(Program):
         """Let it deliver everything and end."""
         self.terminate()
         assert self.wait(timeout_s) == 0, self.output[-3000:]
+
+    def revive(self) -> Self:
+        """Start it again, and wait until its outbox is open."""
+        lives = self.output.count("run ")
+        self.start()
+        wait_until(lambda: self.output.count("run ") > lives, 20, f"{self.name} lives")
+        return self
 
     @property
     def last_seq(self) -> int:
@@ -204,7 +211,8 @@ class Stage:
         assert ledger["unexplained"] == 0, ledger["devices"]
         assert ledger["captured"] == ledger["stored"] + ledger["declared"]
         for device in devices:
-            self._reckon_one(device, ledger)
+            if device.plan.truth:
+                self._reckon_one(device, ledger)
         return ledger
 
     def _reckon_one(self, device: Device, ledger: dict[str, Any]) -> None:
