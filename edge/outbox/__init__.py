@@ -112,6 +112,7 @@ class Outbox:
         between only declares the same again."""
         journal, mark = self._journal, self._mark
         known = reserve.read(self._folder)
+        self._reserved = known.reserved if known and known.epoch == self.epoch else 0
         if known is None and mark.epoch:
             known = Reserve(epoch=mark.epoch, reserved=mark.last_seq + reserve.BLOCK, confirmed=0)
         gone = journal.confirmed()
@@ -149,7 +150,6 @@ class Outbox:
                 for sink, confirmed in self._confirmed.items():
                     journal.save_confirmed(confirmed, sink)
         mark.write(self.epoch, self._last_seq)
-        self._reserved = 0
         self._reserve(self._last_seq)
 
     @property

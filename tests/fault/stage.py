@@ -96,10 +96,17 @@ class Device(Program):
         self.file = folder / f"{name}.json"
         super().__init__(folder, name, [*DEVICE, str(self.file)])
         self.plan = plan
+        self._lives = 0
 
     def start(self) -> Self:
         self.file.write_bytes(msgspec.json.encode(self.plan))
+        self._lives = self.output.count("run ")
         return super().start()
+
+    def terminate(self) -> None:
+        """Ask it to end, as soon as it listens to that."""
+        self._born()
+        super().terminate()
 
     def finish(self, timeout_s: float = 60.0) -> None:
         """Let it deliver everything and end."""
@@ -108,10 +115,12 @@ class Device(Program):
 
     def revive(self) -> Self:
         """Start it again, and wait until its outbox is open."""
-        lives = self.output.count("run ")
         self.start()
-        wait_until(lambda: self.output.count("run ") > lives, 20, f"{self.name} lives")
+        self._born()
         return self
+
+    def _born(self) -> None:
+        wait_until(lambda: self.output.count("run ") > self._lives, 20, f"{self.name} lives")
 
     @property
     def last_seq(self) -> int:

@@ -109,6 +109,11 @@ Harm = Callable[[Path, random.Random], None]
 
 
 def zeroed(state: Path, _: random.Random) -> None:
+    for file in (state / "outbox.db", state / "outbox.db-wal"):
+        file.write_bytes(bytes(file.stat().st_size))
+
+
+def zeroed_but_for_the_wal(state: Path, _: random.Random) -> None:
     file = state / "outbox.db"
     file.write_bytes(bytes(file.stat().st_size))
 
@@ -120,10 +125,12 @@ def emptied(state: Path, _: random.Random) -> None:
 def truncated(state: Path, rng: random.Random) -> None:
     file = state / "outbox.db"
     os.truncate(file, rng.randrange(1, max(2, file.stat().st_size)))
+    wal_deleted(state, rng)
 
 
 def garbage(state: Path, rng: random.Random) -> None:
-    (state / "outbox.db").write_bytes(rng.randbytes(20_000))
+    for file in (state / "outbox.db", state / "outbox.db-wal", state / "outbox.db-shm"):
+        file.write_bytes(rng.randbytes(20_000))
 
 
 def deleted(state: Path, _: random.Random) -> None:
@@ -140,8 +147,8 @@ def wal_truncated(state: Path, rng: random.Random) -> None:
 
 
 def all_deleted(state: Path, _: random.Random) -> None:
-    for file in state.glob("outbox.db*"):
-        file.unlink()
+    for file in (state / "outbox.db", state / "outbox.db-wal", state / "outbox.db-shm"):
+        file.unlink(missing_ok=True)
 
 
 def reserve_deleted(state: Path, _: random.Random) -> None:
@@ -159,8 +166,8 @@ def mark_deleted(state: Path, _: random.Random) -> None:
 
 def set_back(state: Path, _: random.Random) -> None:
     """The copy of yesterday is put in place of the store."""
-    for file in state.glob("outbox.db*"):
-        file.unlink()
+    for file in (state / "outbox.db", state / "outbox.db-wal", state / "outbox.db-shm"):
+        file.unlink(missing_ok=True)
     shutil.copy(state / "yesterday", state / "outbox.db")
 
 
@@ -172,7 +179,7 @@ def flipped_in(file: Path, rng: random.Random) -> None:
 
 
 HARMS: list[Harm] = [
-    zeroed, emptied, truncated, garbage, deleted, wal_deleted, wal_truncated, all_deleted,
+    zeroed, zeroed_but_for_the_wal, emptied, truncated, garbage, deleted, wal_deleted, wal_truncated, all_deleted,
     reserve_deleted, reserve_and_store_spoilt, mark_deleted, set_back,
 ]  # fmt: skip
 
