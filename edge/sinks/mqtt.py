@@ -18,7 +18,7 @@ from edge.errors import SinkError
 from edge.mqtt import REFUSED, BrokerConfig, Connection
 from edge.ranges import Range
 from edge.seams import Answers, Message
-from edge.wire import Ack, Batch, State, StoredEvent, encode, encode_batch
+from edge.wire import MALFORMED, Ack, Batch, State, StoredEvent, encode, encode_batch
 
 _MAX_WINDOW = 20  # more in flight is slower (measured), and brokers commonly allow 20
 
@@ -167,7 +167,7 @@ class Mqtt:
         one then, as a sign that an ingest is there, even if it is empty."""
         try:
             ack = msgspec.json.decode(payload, type=Ack)
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             log.warning("%s/ack: not an acknowledgement: %s", self._base, error)
             return []
         if ack.epoch != self._epoch:

@@ -48,6 +48,7 @@ def test_the_whole_agent_is_killed_and_nothing_is_lost(stage: Stage) -> None:
             wait_until(lambda before=before: stage.stored() > before, 30, "events come again")
             time.sleep(rng.uniform(0, 0.3))
             if victim == "child":
+                wait_until(lambda: agent.children, 20, "the parent has restarted it")
                 os.kill(agent.children[0], signal.SIGKILL)
             elif victim == "broker":
                 stage.broker.kill()

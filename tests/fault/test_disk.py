@@ -43,7 +43,7 @@ def mounted(folder: Path, *, size_mb: int) -> Iterator[Path]:
 @pytest.mark.timeout(120)
 def test_a_full_disk_keeps_what_was_before_and_declares_what_was_dropped(stage: Stage) -> None:
     """No ingest for a while: the outbox fills the disk; more comes; then space returns."""
-    with mounted(stage.folder / "gate-07", size_mb=8) as disk:
+    with mounted(stage.folder / "gate-07", size_mb=12) as disk:
         filler = disk / "filler"
         filler.write_bytes(bytes(2 << 20))
         device = stage.device(per_s=3000.0, block_s=0.0, truth="")
@@ -62,7 +62,7 @@ def test_a_full_disk_keeps_what_was_before_and_declares_what_was_dropped(stage: 
 
 @pytest.mark.timeout(120)
 def test_a_device_that_is_killed_on_a_full_disk_starts_again_on_it(stage: Stage) -> None:
-    with mounted(stage.folder / "gate-07", size_mb=8) as disk:
+    with mounted(stage.folder / "gate-07", size_mb=12) as disk:
         device = stage.device(per_s=3000.0, block_s=0.0, truth="")
         wait_until(lambda: "cannot be written" in device.output, 30, "the disk is full")
         device.kill()
@@ -77,7 +77,7 @@ def test_a_device_that_is_killed_on_a_full_disk_starts_again_on_it(stage: Stage)
 
 
 def test_a_state_dir_that_cannot_be_written_is_refused_in_words(stage: Stage) -> None:
-    with mounted(stage.folder / "gate-07", size_mb=8) as disk:
+    with mounted(stage.folder / "gate-07", size_mb=12) as disk:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         device = stage.device()
         assert device.wait(20) == 1
