@@ -5,7 +5,7 @@ PROFILE ?= full
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-tflite-runtime check bundles bench clean
+.PHONY: demo test test-tflite-runtime check bundles bench soak clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/edge demo $(ARGS)
@@ -45,6 +45,14 @@ bundles: $(VENV)/.convert
 
 bench: $(VENV)/.demo
 	$(BIN)/python bench/frame.py $(ARGS)
+	$(BIN)/python bench/reporting.py $(ARGS)
+
+# Kills devices, ingest and broker at random, and accounts for every event; needs mosquitto.
+KILLS  ?= 1000
+EVENTS ?= 1000000
+SEED   ?= 1
+soak: $(VENV)/.test
+	@$(BIN)/python tests/fault/chaos.py --kills $(KILLS) --events $(EVENTS) --seed $(SEED) $(ARGS)
 
 clean:
 	rm -rf .venv .venv-tflite-runtime build dist *.egg-info

@@ -199,6 +199,7 @@ class SqliteStore:
     def _store(self, stream: Stream, events: Sequence[Received]) -> None:
         device, epoch = stream
         stored = self._ranges("stored", stream)
+        before = set(stored)
         fresh: list[Received] = []
         duplicates: collections.Counter[str] = collections.Counter()
         for event in events:
@@ -216,9 +217,13 @@ class SqliteStore:
             "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
             [(device, epoch, e.seq, e.kind, e.pipeline, e.day, e.payload) for e in fresh],
         )
-        self._db.execute("DELETE FROM stored WHERE device = ? AND epoch = ?", stream)
+        after = set(stored)
         self._db.executemany(
-            "INSERT INTO stored VALUES (?, ?, ?, ?)", [(*stream, *span) for span in stored]
+            "DELETE FROM stored WHERE device = ? AND epoch = ? AND low = ?",
+            [(*stream, low) for low, _ in before - after],
+        )
+        self._db.executemany(
+            "INSERT INTO stored VALUES (?, ?, ?, ?)", [(*stream, *span) for span in after - before]
         )
         for event in fresh:
             if event.gap is not None:

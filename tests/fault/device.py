@@ -1,4 +1,4 @@
-"""A device without a model: it makes events as fast as it is told, and reports them as an agent does.
+"""A device without a model: it makes events as fast as it is told, and reports like an agent.
 
     python device.py plan.json
 

@@ -191,6 +191,13 @@ class Stage:
         except sqlite3.OperationalError:  # not made yet
             return 0
 
+    def more(self, count: int, timeout_s: float = 40.0) -> None:
+        """Wait until so many more events are stored than now."""
+        target = self.stored() + count
+        wait_until(
+            lambda: self.stored() >= target, timeout_s, f"{count} more events than {target - count}"
+        )
+
     def ask(self, query: str, *values: object) -> list[Any]:
         """Read the database beside its owners."""
         db = sqlite3.connect(f"file:{self.db}?mode=ro", uri=True, timeout=20)

@@ -86,7 +86,7 @@ def test_a_state_dir_that_cannot_be_written_is_refused_in_words(stage: Stage) ->
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
         device.start()
         stage.ingest()
-        wait_until(lambda: stage.stored() > 10, 20)
+        stage.more(10)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=False)
         subprocess.run(["mount", "-o", "remount,rw", disk], check=False)
         device.finish()
@@ -96,7 +96,7 @@ def test_a_state_dir_that_cannot_be_written_is_refused_in_words(stage: Stage) ->
 def test_the_second_agent_on_an_outbox_is_refused(stage: Stage) -> None:
     stage.ingest()
     device = stage.device()
-    wait_until(lambda: stage.stored() > 10, 20)
+    stage.more(10)
     twin = stage.device(start=False)
     twin.log = stage.folder / "twin.log"
     assert twin.start().wait(20) == 1
@@ -179,9 +179,20 @@ def flipped_in(file: Path, rng: random.Random) -> None:
 
 
 HARMS: list[Harm] = [
-    zeroed, zeroed_but_for_the_wal, emptied, truncated, garbage, deleted, wal_deleted, wal_truncated, all_deleted,
-    reserve_deleted, reserve_and_store_spoilt, mark_deleted, set_back,
-]  # fmt: skip
+    zeroed,
+    zeroed_but_for_the_wal,
+    emptied,
+    truncated,
+    garbage,
+    deleted,
+    wal_deleted,
+    wal_truncated,
+    all_deleted,
+    reserve_deleted,
+    reserve_and_store_spoilt,
+    mark_deleted,
+    set_back,
+]
 
 
 @pytest.mark.timeout(240)
@@ -193,20 +204,18 @@ def test_whatever_happens_to_its_files_the_device_goes_on_and_all_is_explained(
     stage.ingest()
     device = stage.device(per_s=2000.0)
     state = Path(device.plan.state)
-    wait_until(lambda: stage.stored() > 100, 20)
+    stage.more(100)
     for harm in HARMS:
-        before = stage.stored()
-        wait_until(lambda before=before: stage.stored() > before + 200, 30, f"life before {harm}")
+        stage.more(200)
         if harm is set_back:
             device.finish()
             shutil.copy(state / "outbox.db", state / "yesterday")
             device.revive()
-            wait_until(lambda before=before: stage.stored() > before + 500, 30)
+            stage.more(500)
         device.kill()
         harm(state, rng)
         device.revive()
-    before = stage.stored()
-    wait_until(lambda: stage.stored() > before + 100, 30)
+    stage.more(100)
     device.finish()
     ledger = stage.reckon(device)
     assert ledger["declared"] > 0
@@ -239,9 +248,7 @@ def test_flipped_bits_are_found_declared_and_never_sent(tmp_path: Path) -> None:
         shutil.copytree(original, state)
         flipped_in(state / "outbox.db", rng)
         outbox = Outbox(state, ["mqtt"], device="gate-07")
-        sent = {
-            e.seq: e.payload for e in outbox.lease("mqtt", 1000, timeout_s=0) if e.seq <= 60
-        }
+        sent = {e.seq: e.payload for e in outbox.lease("mqtt", 1000, timeout_s=0) if e.seq <= 60}
         outbox.append(draft("after"), timeout_s=5)
         assert outbox.flush(10)
         gaps = [e.payload for e in outbox.lease("mqtt", 1000, timeout_s=0)]
@@ -297,5 +304,3 @@ def test_a_dead_sink_is_capped_and_what_goes_is_declared_lowest_priority_first(
     ledger = stage.reckon(device)
     assert ledger["declared"] > 1000
     assert {r for (r,) in stage.ask("SELECT DISTINCT reason FROM declared")} == {"store full"}
-
-

@@ -1,4 +1,4 @@
-"""The ingest is killed, doubled, locked out and poisoned: nothing is lost, nothing is counted twice."""
+"""The ingest is killed, doubled, locked out and poisoned: nothing is lost or counted twice."""
 
 from __future__ import annotations
 
@@ -87,17 +87,14 @@ def talker(stage: Stage) -> Iterator[Talker]:
     it.close()
 
 
-def test_poison_of_every_kind_is_kept_aside_and_blocks_nobody(
-    stage: Stage, talker: Talker
-) -> None:
+def test_poison_of_every_kind_is_kept_aside_and_blocks_nobody(stage: Stage, talker: Talker) -> None:
     ingest = stage.ingest()
     device = stage.device(per_s=300.0)
-    wait_until(lambda: stage.stored() > 50, 20)
+    stage.more(50)
     for what, payload in POISON:
         talker.say(what, payload)
     wait_until(lambda: stage.ask("SELECT count(*) FROM poison")[0][0] >= len(POISON), 20)
-    before = stage.stored()
-    wait_until(lambda: stage.stored() > before + 50, 20, "the device's events go on")
+    stage.more(50)
     device.finish()
     ledger = stage.reckon(device)
     assert ledger["poisoned"] == len(POISON)
@@ -147,7 +144,7 @@ def test_a_database_that_is_locked_for_long_costs_no_event(stage: Stage) -> None
     """Longer than SQLite waits by itself; the queue of the ingest runs full on the way."""
     ingest = stage.ingest(more=["--busy-s", "0.5"])
     device = stage.device(per_s=1500.0)
-    wait_until(lambda: stage.stored() > 50, 20)
+    stage.more(50)
     locker = sqlite3.connect(stage.db, isolation_level=None, timeout=20)
     locker.execute("BEGIN IMMEDIATE")
     time.sleep(6)
@@ -163,15 +160,14 @@ def test_a_database_that_is_locked_for_long_costs_no_event(stage: Stage) -> None
 def test_two_ingests_on_one_file_share_the_load_and_one_may_die(stage: Stage) -> None:
     first, second = stage.ingest("first"), stage.ingest("second")
     device = stage.device(per_s=500.0)
-    wait_until(lambda: stage.stored() > 500, 30)
+    stage.more(500)
     log = (stage.folder / "mosquitto.log").read_text()
     names = {*re.findall(r"Sending PUBLISH to (edgewright-ingest-\w+)", log)}
     shares = [log.count(f"Sending PUBLISH to {name} ") for name in names]
     assert len(shares) == 2 and min(shares) > sum(shares) / 4, shares
     for ingest in (first, second):
         ingest.kill()
-        before = stage.stored()
-        wait_until(lambda before=before: stage.stored() > before + 200, 30, "the other goes on")
+        stage.more(200)
         ingest.start()
         wait_until(lambda ingest=ingest: ingest.output.count("listening") == 2, 20)
     device.finish()
@@ -182,7 +178,7 @@ def test_two_ingests_on_one_file_share_the_load_and_one_may_die(stage: Stage) ->
 def test_without_mqtt_5_one_ingest_does_it_alone(stage: Stage) -> None:
     stage.ingest(more=["--mqtt-version", "3.1.1"])
     device = stage.device(per_s=300.0, mqtt={"version": "3.1.1"})
-    wait_until(lambda: stage.stored() > 200, 20)
+    stage.more(200)
     device.finish()
     ledger = stage.reckon(device)
     assert ledger["stored"] == ledger["captured"] == device.last_seq

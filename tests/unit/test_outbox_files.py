@@ -113,8 +113,9 @@ def test_a_lost_store_is_declared_from_what_was_confirmed_to_what_was_reserved(
     assert (epoch, low, reason) == (lost_epoch, 1, "store lost")
     assert 30 <= high <= 30 + 2 * reserve.BLOCK
     outbox.close()
-    assert len(gaps(again := open_it(tmp_path))) == 1, "told once"
-    again.close()
+    outbox = open_it(tmp_path)
+    assert len(gaps(outbox)) == 1, "told once"
+    outbox.close()
 
 
 def test_two_stores_lost_in_a_row_are_both_declared(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ class Ledger(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def everything_arrives_at_last(self) -> None:
-        """The network heals: after enough rounds the outbox is empty and the ledger explains all."""
+        """The network heals: the outbox becomes empty, and the ledger explains all."""
         self.outbox.close()  # what was refused is tried again after a start
         self.outbox = self.open()
         for _ in range(100):
@@ -220,7 +220,5 @@ class Ledger(RuleBasedStateMachine):
 def test_the_ledger_holds_whatever_happens() -> None:
     run_state_machine_as_test(
         Ledger,
-        settings=settings(
-            max_examples=25, stateful_step_count=25, deadline=None, derandomize=True
-        ),
+        settings=settings(max_examples=25, stateful_step_count=25, deadline=None, derandomize=True),
     )

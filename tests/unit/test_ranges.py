@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,7 +46,7 @@ def test_ranges_are_sorted_and_never_touch_whoever_made_them(
     for ranges in (Ranges(one), Ranges(one).common(Ranges(two)), Ranges(one).minus(Ranges(two))):
         spans = list(ranges)
         assert all(low <= high for low, high in spans)
-        assert all(before[1] + 1 < after[0] for before, after in zip(spans, spans[1:], strict=False))
+        assert all(before[1] + 1 < after[0] for before, after in itertools.pairwise(spans))
         assert Ranges(spans) == ranges and len(ranges) == len(spans)
         assert all(ranges.end_of(low) == high for low, high in spans)
 

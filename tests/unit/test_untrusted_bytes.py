@@ -39,7 +39,9 @@ TOPICS = st.one_of(
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 MUCH = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
@@ -78,14 +80,16 @@ def mutated(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(1, 6))):
         place = draw(st.integers(0, len(data)))
         length = draw(st.integers(0, 12))
-        piece = draw(st.binary(max_size=12) | st.sampled_from([b"null", b"-1", b"1e999", b"[", b"{", b'"', b"\n", b"\\ud800"]))
+        piece = draw(
+            st.binary(max_size=12)
+            | st.sampled_from([b"null", b"-1", b"1e999", b"[", b"{", b'"', b"\n", b"\\ud800"])
+        )
         data[place : place + length] = piece
     return bytes(data)
 
 
-def check(found: list[Any], payload: bytes) -> None:
+def check(found: list[Any]) -> None:
     """Arrivals that a store can take."""
-    assert found or b"state" or payload  # an empty list is an answer
     for arrival in found:
         if isinstance(arrival, Poison):
             assert len(arrival.payload) <= 1 << 16 and len(arrival.reason) <= 500
@@ -102,29 +106,27 @@ def check(found: list[Any], payload: bytes) -> None:
 @MUCH
 @given(TOPICS, st.binary(max_size=300))
 def test_any_bytes_on_any_topic(topic: str, payload: bytes) -> None:
-    check(arrivals.read(topic, payload, prefix="edge/v1"), payload)
+    check(arrivals.read(topic, payload, prefix="edge/v1"))
 
 
 @MUCH
 @given(st.sampled_from(["event/a", "batch", "telemetry", "state"]), mutated())
 def test_almost_valid_messages(what: str, payload: bytes) -> None:
-    check(arrivals.read(f"edge/v1/gate-07/{what}", payload, prefix="edge/v1"), payload)
+    check(arrivals.read(f"edge/v1/gate-07/{what}", payload, prefix="edge/v1"))
 
 
 @MUCH
-@given(
-    st.sampled_from(["seq", "epoch", "device", "kind", "pipeline", "time", "data", "v"]), JSON
-)
+@given(st.sampled_from(["seq", "epoch", "device", "kind", "pipeline", "time", "data", "v"]), JSON)
 def test_an_event_with_any_value_in_any_field(field: str, value: Any) -> None:
     payload = valid(**{field: value})
-    check(arrivals.read("edge/v1/gate-07/event/a", payload, prefix="edge/v1"), payload)
+    check(arrivals.read("edge/v1/gate-07/event/a", payload, prefix="edge/v1"))
 
 
 @MUCH
 @given(JSON)
 def test_a_gap_with_any_content(data: Any) -> None:
     payload = valid(kind="gap", data=data)
-    check(arrivals.read("edge/v1/gate-07/event/a", payload, prefix="edge/v1"), payload)
+    check(arrivals.read("edge/v1/gate-07/event/a", payload, prefix="edge/v1"))
 
 
 @MUCH
