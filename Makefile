@@ -5,7 +5,7 @@ PROFILE ?= full
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-tflite-runtime check bundles bench clean image image-test image-docker \
+.PHONY: demo test test-tflite-runtime check bundles bench soak clean image image-test image-docker \
 	image-lock
 
 demo: $(VENV)/.demo
@@ -46,6 +46,14 @@ bundles: $(VENV)/.convert
 
 bench: $(VENV)/.demo
 	$(BIN)/python bench/frame.py $(ARGS)
+	$(BIN)/python bench/reporting.py $(ARGS)
+
+# Kills devices, ingest and broker at random, and accounts for every event; needs mosquitto.
+KILLS  ?= 1000
+EVENTS ?= 1000000
+SEED   ?= 1
+soak: $(VENV)/.test
+	@$(BIN)/python tests/fault/chaos.py --kills $(KILLS) --events $(EVENTS) --seed $(SEED) $(ARGS)
 
 # The ARM64 image (deploy/image/README.md). Each ends with one JSON line: sizes, digest, seconds.
 image:

@@ -121,10 +121,10 @@ class Connection:
             client.will_set(will[0], will[1], qos=1, retain=True)
         try:
             client.connect(self._host, self._port, keepalive=self._config.keepalive_s)
+            client.loop_start()
         except (OSError, ValueError) as error:
             raise SinkError(f"{self.where}: cannot connect: {_reason(error)}") from error
         self._client = client
-        client.loop_start()
         code, text, receive_maximum = self._answer("CONNECT")
         if code >= REFUSED:
             hint = "; check username and password" if code in _AUTHENTICATION else ""

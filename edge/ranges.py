@@ -75,6 +75,16 @@ class Ranges:
                 left._ranges.append((low, high))
         return left
 
+    def lowest(self, count: int) -> Ranges:
+        """The lowest `count` seqs of these."""
+        first = Ranges()
+        for low, high in self:
+            if count <= 0:
+                break
+            first._ranges.append((low, min(high, low + count - 1)))
+            count -= high - low + 1
+        return first
+
     def missing(self, low: int, high: int) -> Ranges:
         """What of low..high is not held."""
         gaps = Ranges()

@@ -111,7 +111,9 @@ class Sender:
                 self._sink.send([self._reports.popleft()])
             seen = self._outbox.last_seq
             sent = self._send_live(flow) + self._send_backlog(flow)
-            idle = not sent and not flow.waiting
+            # A full window is not idle, even if an ingest has confirmed all of it already: the
+            # broker's answers, which make room, are still to be read.
+            idle = not sent and not flow.waiting and self._sink.room > 0
             if idle and self._outbox.wait(beyond=seen, timeout_s=_IDLE_S):
                 continue
             answers = self._sink.poll(0.0 if idle or (sent and self._sink.room) else _POLL_S)
@@ -119,6 +121,8 @@ class Sender:
             for seq, reason in answers.refused:
                 self._refuse(seq, reason)
             self.confirmed += news
+            if answers.confirmed:
+                flow.heard()
             if flow.settled(news + len(answers.refused)):
                 continue
             waited_s = flow.patience_s
@@ -189,12 +193,15 @@ class _Flow:
         self._tokens -= count
         self.waiting += count
 
+    def heard(self) -> None:
+        """The receiver is there, whether it had news or not: no need to be patient."""
+        self.patience_s = self._pace.resend_s
+
     def settled(self, answered: int) -> bool:
         """Count answers; False when there were none for so long that all must be sent again."""
         now = time.monotonic()
         if answered:
             self.waiting = max(0, self.waiting - answered)
-            self.patience_s = self._pace.resend_s
         if answered or not self.waiting:
             self._moved_s = now
         return now - self._moved_s < self.patience_s

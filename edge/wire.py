@@ -21,6 +21,8 @@ DEVICE_PIPELINE = "device"
 """The pipeline under which events travel that no pipeline made."""
 MAX_BATCH_BYTES = 16 << 20
 MAX_BATCH_EVENTS = 10_000
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding bytes from anybody may raise."""
 
 
 class Time(msgspec.Struct, frozen=True, kw_only=True):
@@ -323,7 +325,7 @@ def decode_batch(data: bytes, *, max_bytes: int = MAX_BATCH_BYTES) -> list[bytes
         facts = msgspec.json.decode(header, type=_BatchHeader)
         unpacker = zlib.decompressobj()
         lines = unpacker.decompress(body, max_bytes)
-    except (msgspec.DecodeError, zlib.error) as error:
+    except (*MALFORMED, zlib.error) as error:
         raise ValueError(f"not a batch: {error}") from error
     if unpacker.unconsumed_tail or not unpacker.eof:
         raise ValueError(f"a batch is cut off, or unpacks to more than {max_bytes} bytes")

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 
 from edge.fleet.store import Arrival, Heard, Poison, Received
-from edge.wire import GapData, decode_batch
+from edge.wire import MALFORMED, GapData, decode_batch
 
 MAX_EVENT_BYTES = 1 << 20
 _MAX_KEPT_BYTES = 1 << 16
@@ -71,7 +71,7 @@ def _event(topic: str, device: str, payload: bytes) -> Arrival:
     try:
         header = msgspec.json.decode(payload, type=_Header)
         gap = msgspec.json.decode(header.data, type=GapData) if header.kind == "gap" else None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except MALFORMED as error:
         return _poison(topic, f"not an event: {error}", payload)
     if header.device != device:
         return _poison(topic, f"speaks for another device, {header.device}", payload)
@@ -98,7 +98,7 @@ def _plausible(gap: GapData) -> bool:
 def _progress(topic: str, device: str, payload: bytes) -> list[Arrival]:
     try:
         progress = msgspec.json.decode(payload, type=_Progress)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except MALFORMED as error:
         return [_poison(topic, f"not a report: {error}", payload)]
     if progress.device != device or not progress.epoch:
         return []

@@ -27,6 +27,7 @@ def fleet() -> None:
 @click.option(
     "--group", default="edgewright", show_default=True, help="Ingests that share the load."
 )
+@click.option("--busy-s", default=5.0, show_default=True, help="Wait for a locked database.")
 @click.option("--username", default="")
 @click.option("--password-file", type=click.Path(path_type=Path))
 @click.option("--ca", type=click.Path(path_type=Path), help="CA certificate of the broker.")
@@ -37,6 +38,7 @@ def ingest(
     mqtt_version: str,
     prefix: str,
     group: str,
+    busy_s: float,
     username: str,
     password_file: Path | None,
     ca: Path | None,
@@ -66,7 +68,7 @@ def ingest(
     except msgspec.ValidationError as error:
         raise ConfigError(f"--broker: {error}") from error
     stop = stop_on_signals()
-    store = SqliteStore(db)
+    store = SqliteStore(db, busy_s=busy_s)
     try:
         Ingest(config, store, group=group).run(stop)
     finally:

@@ -110,7 +110,7 @@ class FleetStore(Protocol):
     """A database of events that several ingests may share."""
 
     def commit(self, arrivals: Sequence[Arrival]) -> dict[Stream, Ack]:
-        """Write all of it, durably, and say what each stream may now forget.
+        """Write all of it, durably, and say what each stream that spoke may now forget.
 
         StoreBusy when the database cannot be written now: nothing was, try again.
         """
@@ -193,11 +193,13 @@ class SqliteStore:
                 )
         for stream, events in streams.items():
             self._store(stream, events)
-        return {stream: self._ack(stream) for stream in streams}
+        heard = {(a.device, a.epoch) for a in arrivals if isinstance(a, Heard)}
+        return {stream: self._ack(stream) for stream in {*streams, *heard}}
 
     def _store(self, stream: Stream, events: Sequence[Received]) -> None:
         device, epoch = stream
         stored = self._ranges("stored", stream)
+        before = set(stored)
         fresh: list[Received] = []
         duplicates: collections.Counter[str] = collections.Counter()
         for event in events:
@@ -215,9 +217,13 @@ class SqliteStore:
             "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
             [(device, epoch, e.seq, e.kind, e.pipeline, e.day, e.payload) for e in fresh],
         )
-        self._db.execute("DELETE FROM stored WHERE device = ? AND epoch = ?", stream)
+        after = set(stored)
         self._db.executemany(
-            "INSERT INTO stored VALUES (?, ?, ?, ?)", [(*stream, *span) for span in stored]
+            "DELETE FROM stored WHERE device = ? AND epoch = ? AND low = ?",
+            [(*stream, low) for low, _ in before - after],
+        )
+        self._db.executemany(
+            "INSERT INTO stored VALUES (?, ?, ?, ?)", [(*stream, *span) for span in after - before]
         )
         for event in fresh:
             if event.gap is not None:

@@ -34,6 +34,7 @@ from edge.wire import Event, GapData, StoredEvent, encode, event_of
 LOW, NORMAL, HIGH = 0, 1, 2
 _GROUP = 256
 _GAP_RANGES = 1000
+_DELETED_AT_ONCE = 1000  # so that a transaction fits into the space that is kept for it
 _RETRY_S = 1.0
 _EVICT_SHARE = 0.05  # evicted at once beyond what is needed, so that gap events stay few
 
@@ -90,6 +91,7 @@ class Outbox:
         self._leased = {sink: Ranges() for sink in sinks}
         self._refused = {sink: Ranges() for sink in sinks}
         self._dirty: set[str] = set()
+        self._undeleted = True
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
@@ -116,6 +118,7 @@ class Outbox:
         between only declares the same again."""
         journal, mark = self._journal, self._mark
         known = reserve.read(self._folder)
+        self._reserved = known.reserved if known and known.epoch == self.epoch else 0
         if known is None and mark.epoch:
             known = Reserve(epoch=mark.epoch, reserved=mark.last_seq + reserve.BLOCK, confirmed=0)
         gone = journal.confirmed()
@@ -153,7 +156,6 @@ class Outbox:
                 for sink, confirmed in self._confirmed.items():
                     journal.save_confirmed(confirmed, sink)
         mark.write(self.epoch, self._last_seq)
-        self._reserved = 0
         self._reserve(self._last_seq)
 
     @property
@@ -306,18 +308,28 @@ class Outbox:
         while not (self._stopping.is_set() and self._pending.empty()):
             group = self._collect()
             while not self._commit(group):
-                self._declare_on_full_disk()
+                self._make_room()
                 if self._stopping.wait(_RETRY_S):
                     return
+            if self.problem:
+                log.info("%s: takes writes again", self._journal.file)
+                self.problem = ""
+                reserve.keep_ballast(self._folder)
             for _ in group:
                 self._pending.task_done()
         self._commit([])  # the cursors
 
-    def _declare_on_full_disk(self) -> None:
-        """Write down what was dropped so far into the space that is kept for that."""
-        with self._lock:
-            if (self._dropped or self._notices) and reserve.drop_ballast(self._folder):
-                self._commit([])
+    def _make_room(self) -> None:
+        """Use the space that is kept for a full disk, not for events, but to write down what was
+        dropped so far and what is confirmed, which in turn frees space."""
+        reserve.drop_ballast(self._folder)
+        self._undeleted = True
+        while True:
+            with self._lock:
+                self._journal.checkpoint()
+            if not (self._undeleted and self._commit([])):
+                break
+        reserve.keep_ballast(self._folder, scarce=True)
 
     def _collect(self) -> list[tuple[Event, int]]:
         """The next group: waits for a first event, then `commit_s` for more."""
@@ -338,7 +350,7 @@ class Outbox:
         """Write a group, what must be declared, and the changed cursors; all of it or, when the
         disk refuses (False), nothing."""
         with self._committed:
-            if not (group or self._dirty or self._dropped or self._notices):
+            if not (group or self._dirty or self._dropped or self._notices or self._undeleted):
                 return True
             batch = _Batch(self, self._last_seq)
             dropped = self._dropped
@@ -354,17 +366,12 @@ class Outbox:
                     log.error("%s: cannot be written: %s", self._journal.file, error)
                 self.problem = f"cannot be written: {error}"
                 return False
-            if self.problem:
-                log.info("%s: takes writes again", self._journal.file)
-                self.problem = ""
-                reserve.keep_ballast(self._folder)
             self._last_seq = batch.last_seq
             self._dropped -= dropped
             self._notices = []
             for sink in self._confirmed:
                 for low, high in cleared:
                     self._confirmed[sink].add(low, high)
-            self._gone = Ranges([*self._gone, *cleared, *self._confirmed_by_all()])
             self._dirty.clear()
             self._mark.write(self.epoch, self._last_seq)
             self._committed.notify_all()
@@ -386,10 +393,13 @@ class Outbox:
                 journal.put("ticks_s", self.ticks_s())
             for sink in self._confirmed if len(cleared) else self._dirty:
                 journal.save_confirmed(Ranges([*self._confirmed[sink], *cleared]), sink)
-            done = self._confirmed_by_all().minus(self._gone)
+            waiting = self._confirmed_by_all().minus(self._gone)
+            done = waiting.lowest(_DELETED_AT_ONCE)
             if len(done) or len(cleared):
                 journal.delete(done)
                 journal.save_confirmed(Ranges([*self._gone, *cleared, *done]))
+        self._undeleted = waiting != done
+        self._gone = Ranges([*self._gone, *cleared, *done])
         return cleared
 
     def _evict(self, batch: _Batch) -> Ranges:

@@ -21,6 +21,7 @@ from edge.wire import StoredEvent
 FILE = "outbox.db"
 SCHEMA_VERSION = 2
 NEVER_EVICT = 3
+_WAL_PAGES = 200
 _EPOCH_BYTES = 8
 # What a healthy file can meet: these are no reason to set it aside.
 _ENVIRONMENT = tuple(
@@ -99,6 +100,9 @@ class Journal:
         self._db.create_function("checksum", 3, checksum, deterministic=True)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
+        # Some builds overwrite what is deleted, which a full disk has no room for.
+        self._db.execute("PRAGMA secure_delete=OFF")
         version = int(self._one("PRAGMA user_version"))
         if version > SCHEMA_VERSION:
             raise OutboxError(
@@ -149,6 +153,11 @@ class Journal:
                 self._db.execute("ROLLBACK")
             raise
 
+    def checkpoint(self) -> None:
+        """Move the WAL into the store, and give its space back; a disk may refuse that, too."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     # ---- counters
 
     def get(self, key: str, default: str | None = None) -> str:
@@ -172,7 +181,12 @@ class Journal:
 
     def insert(self, rows: Sequence[Row]) -> None:
         """Add rows of consecutive seqs."""
-        self._db.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)", rows)
+        # By name: in a migrated store the columns stand in another order.
+        self._db.executemany(
+            "INSERT INTO event (seq, pipeline, priority, ticks_s, crc, payload)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            rows,
+        )
         self.bytes += sum(len(row[5]) for row in rows)
 
     def select(

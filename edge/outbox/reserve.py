@@ -19,7 +19,8 @@ FILE = "outbox.reserve"
 MARK = "outbox.mark"
 BLOCK = 4096
 _BALLAST = "outbox.ballast"
-_BALLAST_BYTES = 1 << 20
+_BALLAST_BYTES = 2 << 20  # what a checkpoint of the largest WAL can need
+_PLENTY = 2
 
 
 _Seq = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
@@ -105,16 +106,25 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def keep_ballast(folder: Path) -> None:
-    """Hold some disk space, to be given up when a loss must be written on a full disk."""
+def keep_ballast(folder: Path, *, scarce: bool = False) -> None:
+    """Hold some disk space, to be given up when a loss must be written on a full disk. Where space
+    is `scarce`, take it all the same, or half of it."""
     file = folder / _BALLAST
     try:
+        disk = os.statvfs(folder)
+        if not scarce and disk.f_bavail * disk.f_frsize < _PLENTY * _BALLAST_BYTES:
+            return
         if file.exists() and file.stat().st_size == _BALLAST_BYTES:
             return
-        with open(file, "wb") as ballast:
-            os.posix_fallocate(ballast.fileno(), 0, _BALLAST_BYTES)
     except OSError:
-        drop_ballast(folder)  # a part of it would help nobody
+        return
+    for size in (_BALLAST_BYTES, _BALLAST_BYTES // 2) if scarce else (_BALLAST_BYTES,):
+        try:
+            with open(file, "wb") as ballast:
+                os.posix_fallocate(ballast.fileno(), 0, size)
+            return
+        except OSError:
+            drop_ballast(folder)  # a part of it would help nobody
 
 
 def drop_ballast(folder: Path) -> bool:

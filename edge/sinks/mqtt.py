@@ -18,7 +18,7 @@ from edge.errors import SinkError
 from edge.mqtt import REFUSED, BrokerConfig, Connection
 from edge.ranges import Range
 from edge.seams import Answers, Message
-from edge.wire import Ack, Batch, State, StoredEvent, encode, encode_batch
+from edge.wire import MALFORMED, Ack, Batch, State, StoredEvent, encode, encode_batch
 
 _MAX_WINDOW = 20  # more in flight is slower (measured), and brokers commonly allow 20
 
@@ -163,13 +163,13 @@ class Mqtt:
             confirmed += [(event.seq, event.seq) for event in events]
 
     def _acknowledged(self, payload: bytes) -> list[Range]:
-        """The ranges of an ingest's acknowledgement, if it is one and speaks of our epoch."""
+        """The ranges of an ingest's acknowledgement, if it is one and speaks of our epoch; at least
+        one then, as a sign that an ingest is there, even if it is empty."""
         try:
             ack = msgspec.json.decode(payload, type=Ack)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except MALFORMED as error:
             log.warning("%s/ack: not an acknowledgement: %s", self._base, error)
             return []
         if ack.epoch != self._epoch:
             return []
-        spans = [(1, ack.hi)] if ack.hi > 0 else []
-        return [*spans, *((low, high) for low, high in ack.ranges if 1 <= low <= high)]
+        return [(1, ack.hi), *ack.ranges]

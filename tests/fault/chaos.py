@@ -1,6 +1,6 @@
 """Kill whatever runs, at random, again and again, and account for every event afterwards.
 
-    python tests/fault/chaos.py [--kills 1000] [--events 1000000] [--devices 2] [--ingests 1] [--seed 1]
+    python tests/fault/chaos.py [--kills 1000] [--events 1000000] [--devices 2] [--ingests 1]
 
 The last line is a JSON object: events, kills, stored, declared, unexplained, duplicates_removed.
 """

@@ -1,4 +1,4 @@
-"""A device without a model: it makes events as fast as it is told, and reports them as an agent does.
+"""A device without a model: it makes events as fast as it is told, and reports like an agent.
 
     python device.py plan.json
 
@@ -11,6 +11,7 @@ It ends with SIGTERM, after everything was delivered, or when it has `events` nu
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -146,6 +147,7 @@ def detection(run: str, number: int, clock: Clock, *, boxes: int = 1) -> Event:
 def main() -> None:
     plan = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Plan)
     _weaken(plan.synchronous)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stop = threading.Event()
 
     def on_signal(_: int, __: FrameType | None) -> None:
@@ -155,16 +157,17 @@ def main() -> None:
     deliveries = Deliveries(plan)
     outbox, clock, run = deliveries.outbox, Clock(), os.urandom(4).hex()
     print(f"run {run} epoch {outbox.epoch}", flush=True)
-    number = pledged = 0
+    number = tries = pledged = 0
     began_s = time.monotonic()
     while not stop.is_set() and not (plan.events and outbox.last_seq >= plan.events):
         draft = detection(run, number, clock, boxes=plan.boxes)
         priority = PRIORITIES[number % len(PRIORITIES)]
+        tries += 1
         number += outbox.append(draft, timeout_s=plan.block_s, priority=priority)
         if plan.pledge and outbox.last_seq > pledged:
             pledged = outbox.last_seq
             print(f"committed {outbox.epoch} {pledged}", flush=True)
-        ahead_s = number / plan.per_s - (time.monotonic() - began_s)
+        ahead_s = tries / plan.per_s - (time.monotonic() - began_s)
         if ahead_s > 0.005:
             stop.wait(ahead_s)
     outbox.flush(30)

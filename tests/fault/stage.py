@@ -45,13 +45,13 @@ class Program:
         self.name = name
         self.log = folder / f"{name}.log"
         self.env = dict(env or {})
-        self._command = list(command)
+        self.command = list(command)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                self._command,
+                self.command,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -96,15 +96,31 @@ class Device(Program):
         self.file = folder / f"{name}.json"
         super().__init__(folder, name, [*DEVICE, str(self.file)])
         self.plan = plan
+        self._lives = 0
 
     def start(self) -> Self:
         self.file.write_bytes(msgspec.json.encode(self.plan))
+        self._lives = self.output.count("run ")
         return super().start()
+
+    def terminate(self) -> None:
+        """Ask it to end, as soon as it listens to that."""
+        self._born()
+        super().terminate()
 
     def finish(self, timeout_s: float = 60.0) -> None:
         """Let it deliver everything and end."""
         self.terminate()
         assert self.wait(timeout_s) == 0, self.output[-3000:]
+
+    def revive(self) -> Self:
+        """Start it again, and wait until its outbox is open."""
+        self.start()
+        self._born()
+        return self
+
+    def _born(self) -> None:
+        wait_until(lambda: self.output.count("run ") > self._lives, 20, f"{self.name} lives")
 
     @property
     def last_seq(self) -> int:
@@ -175,6 +191,13 @@ class Stage:
         except sqlite3.OperationalError:  # not made yet
             return 0
 
+    def more(self, count: int, timeout_s: float = 40.0) -> None:
+        """Wait until so many more events are stored than now."""
+        target = self.stored() + count
+        wait_until(
+            lambda: self.stored() >= target, timeout_s, f"{count} more events than {target - count}"
+        )
+
     def ask(self, query: str, *values: object) -> list[Any]:
         """Read the database beside its owners."""
         db = sqlite3.connect(f"file:{self.db}?mode=ro", uri=True, timeout=20)
@@ -204,7 +227,8 @@ class Stage:
         assert ledger["unexplained"] == 0, ledger["devices"]
         assert ledger["captured"] == ledger["stored"] + ledger["declared"]
         for device in devices:
-            self._reckon_one(device, ledger)
+            if device.plan.truth:
+                self._reckon_one(device, ledger)
         return ledger
 
     def _reckon_one(self, device: Device, ledger: dict[str, Any]) -> None:

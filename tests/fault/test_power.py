@@ -27,7 +27,8 @@ def powercut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shim of powercut.c."""
     library = tmp_path_factory.mktemp("shim") / "powercut.so"
     source = Path(__file__).with_name("powercut.c")
-    command = [need_program("gcc"), "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"]
+    command = [need_program("gcc"), "-shared", "-fPIC", "-O1", "-o", str(library), str(source)]
+    command.append("-ldl")
     subprocess.run(command, check=True)
     return library
 
