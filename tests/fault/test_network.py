@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broker import HOST, Mosquitto, Wire, free_port, wait_until
+from broker import HOST, Mosquitto, Wire, free_port
 from needs import missing, need_module, need_program
 
 from .stage import Device, Stage
