@@ -10,7 +10,6 @@ are called by one sender a sink.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import queue
 import sqlite3
@@ -18,22 +17,19 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO
-
-import msgspec
 
 from edge.clock import Clock
 from edge.config import OutboxConfig
 from edge.errors import OutboxError
 from edge.outbox import reserve
-from edge.outbox.journal import NEVER_EVICT, Damaged, Journal, Row, checksum, set_aside
+from edge.outbox.batch import Batch, gaps_of
+from edge.outbox.journal import Damaged, Journal, set_aside
 from edge.outbox.reserve import Reserve
 from edge.ranges import Range, Ranges
-from edge.wire import Event, GapData, StoredEvent, encode, event_of
+from edge.wire import Event, GapData, StoredEvent
 
 LOW, NORMAL, HIGH = 0, 1, 2
 _GROUP = 256
-_GAP_RANGES = 1000
 _DELETED_AT_ONCE = 1000  # so that a transaction fits into the space that is kept for it
 _RETRY_S = 1.0
 _EVICT_SHARE = 0.05  # evicted at once beyond what is needed, so that gap events stay few
@@ -74,7 +70,7 @@ class Outbox:
         self.problem = ""
         self.failure: BaseException | None = None
         self._started_s = time.monotonic()
-        self._guard = _lock_folder(folder)
+        self._guard = reserve.lock(folder)
         try:
             self._mark = reserve.Mark(folder)
             try:
@@ -133,16 +129,16 @@ class Outbox:
             missing = missing.minus(journal.present())
             if len(missing):
                 log.error("%s: %d events are missing", journal.file, missing.count())
-                gaps += _gaps(self.epoch, missing, "damaged on disk")
+                gaps += gaps_of(self.epoch, missing, "damaged on disk")
             if set_back:
                 # Numbers that were given already must not be given again.
                 reserved = known.reserved if known is not None else 0
                 self._last_seq = max(mark.last_seq, reserved)
                 lost = Ranges([(first_lost, self._last_seq)])
                 log.error("%s: was set back to event %d", journal.file, first_lost - 1)
-                gaps += _gaps(self.epoch, lost, "store set back")
+                gaps += gaps_of(self.epoch, lost, "store set back")
                 missing = Ranges([*missing, *lost])
-            batch = _Batch(self, self._last_seq)
+            batch = self._batch()
             batch.declare(gaps)
             journal.insert(batch.rows)
             self._last_seq = batch.last_seq
@@ -352,7 +348,7 @@ class Outbox:
         with self._committed:
             if not (group or self._dirty or self._dropped or self._notices or self._undeleted):
                 return True
-            batch = _Batch(self, self._last_seq)
+            batch = self._batch()
             dropped = self._dropped
             try:
                 if dropped:
@@ -377,7 +373,7 @@ class Outbox:
             self._committed.notify_all()
         return True
 
-    def _write(self, batch: _Batch) -> Ranges:
+    def _write(self, batch: Batch) -> Ranges:
         """One transaction; returns the seqs that are declared lost, which nobody has to confirm."""
         journal = self._journal
         self._reserve(batch.last_seq)
@@ -402,7 +398,7 @@ class Outbox:
         self._gone = Ranges([*self._gone, *cleared, *done])
         return cleared
 
-    def _evict(self, batch: _Batch) -> Ranges:
+    def _evict(self, batch: Batch) -> Ranges:
         """Delete what the limits do not allow, and declare it."""
         journal = self._journal
         gone = Ranges()
@@ -411,14 +407,14 @@ class Outbox:
             old = journal.older_than(self.ticks_s() - max_age_s)
             if len(old):
                 journal.delete(old)
-                batch.declare(_gaps(self.epoch, old, "too old"))
+                batch.declare(gaps_of(self.epoch, old, "too old"))
                 gone = old
         max_bytes = round(self._config.max_mb * 1e6)
         if journal.bytes > max_bytes:
             victims = journal.cheapest(journal.bytes - max_bytes + int(_EVICT_SHARE * max_bytes))
             if len(victims):
                 journal.delete(victims)
-                batch.declare(_gaps(self.epoch, victims, "store full"))
+                batch.declare(gaps_of(self.epoch, victims, "store full"))
                 gone = Ranges([*gone, *victims])
         return gone
 
@@ -470,80 +466,20 @@ class Outbox:
                 self._confirmed[sink].add(low, high)
             self._dirty.add(sink)
         if len(fresh):
-            self._notices += _gaps(self.epoch, fresh, "damaged on disk")
+            self._notices += gaps_of(self.epoch, fresh, "damaged on disk")
 
-    def _draft_gap(self, data: GapData) -> Event:
-        return event_of(data, time=self._clock.now())
-
-
-class _Batch:
-    """Rows for one transaction, numbered from the last seq on."""
-
-    def __init__(self, outbox: Outbox, last_seq: int) -> None:
-        self.rows: list[Row] = []
-        self.declared = Ranges()
-        self.last_seq = last_seq
-        self._outbox = outbox
-        self._ticks_s = outbox.ticks_s()
-
-    def add(self, draft: Event, priority: int) -> None:
-        """Give an event its identity, and encode it."""
-        self.last_seq += 1
-        event = msgspec.structs.replace(
-            draft, device=self._outbox._device, epoch=self._outbox.epoch, seq=self.last_seq
+    def _batch(self) -> Batch:
+        return Batch(
+            device=self._device,
+            epoch=self.epoch,
+            last_seq=self._last_seq,
+            ticks_s=self.ticks_s(),
+            now=self._clock.now(),
         )
-        payload = encode(event)
-        crc = checksum(self.last_seq, event.pipeline, payload)
-        self.rows.append((self.last_seq, event.pipeline, priority, self._ticks_s, crc, payload))
-
-    def declare(self, gaps: Iterable[GapData]) -> None:
-        """Declare losses; a declaration is never evicted."""
-        for gap in gaps:
-            self.add(self._outbox._draft_gap(gap), NEVER_EVICT)
-
-    def declare_dropped(self, count: int) -> None:
-        """Give numbers to events that never reached the disk, and declare them lost."""
-        lost = Ranges([(self.last_seq + 1, self.last_seq + count)])
-        self.last_seq += count
-        self.declared = Ranges([*self.declared, *lost])
-        self.declare(_gaps(self._outbox.epoch, lost, "not written"))
-
-
-def _gaps(epoch: str, ranges: Ranges, reason: str) -> list[GapData]:
-    """Declarations of a loss, none of them too large for a message."""
-    spans = list(ranges)
-    return [
-        GapData(
-            epoch=epoch,
-            ranges=part,
-            count=sum(high - low + 1 for low, high in part),
-            reason=reason,
-        )
-        for part in (
-            spans[start : start + _GAP_RANGES] for start in range(0, len(spans), _GAP_RANGES)
-        )
-    ]
 
 
 def _lost_store(known: Reserve) -> list[GapData]:
     """The upper bound of what was lost with a store."""
     log.error("the outbox of epoch %s is lost; declaring what it may have held", known.epoch)
     first = min(known.confirmed + 1, known.reserved)
-    return _gaps(known.epoch, Ranges([(first, known.reserved)]), "store lost")
-
-
-def _lock_folder(folder: Path) -> IO[str]:
-    """Hold the folder for this process; a second agent on it is refused."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        guard = open(folder / "lock", "w", encoding="ascii")  # noqa: SIM115 - held until close
-    except OSError as error:
-        raise OutboxError(f"{folder}: cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        guard.close()
-        raise OutboxError(
-            f"{folder}: another agent runs on this state_dir; stop it or name another one"
-        ) from error
-    return guard
+    return gaps_of(known.epoch, Ranges([(first, known.reserved)]), "store lost")

@@ -1,4 +1,4 @@
-"""What outlives the loss of the store: which epoch it had, and how far its numbers may have gone.
+"""What lies beside the store: its lock, and what outlives its loss.
 
 The reserve is a small file beside the store, replaced atomically and synced before any number
 beyond its bound is given. When the store is lost, confirmed + 1 .. reserved bounds from above what
@@ -8,12 +8,15 @@ that comes back with less than its mark says was set back, for instance by a dam
 
 from __future__ import annotations
 
+import fcntl
 import os
 import zlib
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import IO, Annotated, TypeVar
 
 import msgspec
+
+from edge.errors import OutboxError
 
 FILE = "outbox.reserve"
 MARK = "outbox.mark"
@@ -104,6 +107,23 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock(folder: Path) -> IO[str]:
+    """Hold the folder for this process; a second agent on it is refused."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        guard = open(folder / "lock", "w", encoding="ascii")  # noqa: SIM115 - held until close
+    except OSError as error:
+        raise OutboxError(f"{folder}: cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        guard.close()
+        raise OutboxError(
+            f"{folder}: another agent runs on this state_dir; stop it or name another one"
+        ) from error
+    return guard
 
 
 def keep_ballast(folder: Path, *, scarce: bool = False) -> None:

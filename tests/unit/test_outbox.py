@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from edge import outbox as outboxes
 from edge.config import OutboxConfig
 from edge.errors import OutboxError
-from edge.outbox import Outbox, journal
+from edge.outbox import Outbox, batch, journal
 from edge.ranges import Ranges
 from edge.wire import GapData, StoredEvent, decode_event
 
@@ -336,7 +336,7 @@ def test_an_outbox_that_dies_says_so(
     def fail(event: object) -> bytes:
         raise MemoryError("out of memory")
 
-    monkeypatch.setattr(outboxes, "encode", fail)
+    monkeypatch.setattr(batch, "encode", fail)
     outbox.append(draft(), timeout_s=0)
     wait_until(lambda: isinstance(outbox.failure, MemoryError))
     assert "the outbox died" in caplog.text
