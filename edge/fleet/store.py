@@ -19,6 +19,7 @@ from edge.ranges import Range, Ranges
 from edge.wire import Ack, GapData
 
 SCHEMA_VERSION = 1
+MAX_POISON = 10_000
 _MAX_ACK_RANGES = 32
 _SCHEMA = f"""
 BEGIN;
@@ -191,6 +192,9 @@ class SqliteStore:
                     "INSERT INTO poison VALUES (?, ?, ?)",
                     (arrival.topic, arrival.reason, arrival.payload),
                 )
+        self._db.execute(
+            "DELETE FROM poison WHERE rowid <= (SELECT max(rowid) FROM poison) - ?", (MAX_POISON,)
+        )
         for stream, events in streams.items():
             self._store(stream, events)
         heard = {(a.device, a.epoch) for a in arrivals if isinstance(a, Heard)}
@@ -319,8 +323,8 @@ class SqliteStore:
         ]
 
     def poisoned(self) -> int:
-        """How many messages were kept aside."""
-        (count,) = self._db.execute("SELECT count(*) FROM poison").fetchone()
+        """How many messages were set aside; the newest MAX_POISON of them are kept."""
+        (count,) = self._db.execute("SELECT coalesce(max(rowid), 0) FROM poison").fetchone()
         return int(count)
 
     def close(self) -> None:

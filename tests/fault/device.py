@@ -19,6 +19,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import msgspec
 
@@ -26,7 +27,6 @@ from edge.clock import Clock
 from edge.config import OutboxConfig
 from edge.outbox import HIGH, LOW, NORMAL, Outbox
 from edge.outbox.journal import Journal
-from edge.seams import Sink
 from edge.sender import Sender
 from edge.sinks.jsonl import JsonLines
 from edge.sinks.mqtt import Mqtt
@@ -57,7 +57,7 @@ class Deliveries:
     """The outbox of a plan with its senders, in the threads of this process."""
 
     def __init__(self, plan: Plan) -> None:
-        sinks: dict[str, Sink] = {}
+        sinks: dict[str, Any] = {}
         if plan.url:
             options = {"confirm": "ingest", "url": plan.url, **plan.mqtt}
             sinks["mqtt"] = Mqtt(msgspec.convert(options, Mqtt.Config), device=plan.device)

@@ -243,7 +243,7 @@ def test_flipped_bits_are_found_declared_and_never_sent(tmp_path: Path) -> None:
     outbox.close()
     acknowledged = {*range(3, 10), 20, 21}
     found = 0
-    for turn in range(150):
+    for turn in range(100):
         state = tmp_path / f"flip-{turn}"
         shutil.copytree(original, state)
         flipped_in(state / "outbox.db", rng)
@@ -264,7 +264,7 @@ def test_flipped_bits_are_found_declared_and_never_sent(tmp_path: Path) -> None:
         found += bool(len(declared))
         outbox.close()
         shutil.rmtree(state)
-    assert found > 50, "most flips hit something"
+    assert found > 33, "most flips hit something"
 
 
 @pytest.mark.timeout(60)

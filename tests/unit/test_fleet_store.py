@@ -113,6 +113,17 @@ def test_a_locked_database_is_busy_and_nothing_of_the_group_is_written(
     locker.close()
 
 
+def test_poison_is_counted_for_ever_and_kept_for_a_while(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.fleet.store.MAX_POISON", 5)
+    for number in range(12):
+        store.commit([Poison(topic=str(number), reason="", payload=b"")])
+    assert store.poisoned() == 12
+    topics = [topic for (topic,) in store._db.execute("SELECT topic FROM poison")]
+    assert topics == ["7", "8", "9", "10", "11"]
+
+
 def test_two_stores_on_one_file_see_each_other(store: SqliteStore, tmp_path: Path) -> None:
     other = SqliteStore(tmp_path / "fleet.db")
     store.commit([event(1), event(3)])
