@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import msgspec
@@ -28,6 +26,7 @@ from edge.config import OutboxConfig
 from edge.outbox import HIGH, LOW, NORMAL, Outbox
 from edge.outbox.journal import Journal
 from edge.sender import Sender
+from edge.signals import stop_on_signals
 from edge.sinks.jsonl import JsonLines
 from edge.sinks.mqtt import Mqtt
 from edge.wire import DetectionsData, Event, SourceRef, State, Telemetry, kind_of
@@ -148,12 +147,7 @@ def main() -> None:
     plan = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Plan)
     _weaken(plan.synchronous)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    stop = threading.Event()
-
-    def on_signal(_: int, __: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
+    stop = stop_on_signals()
     deliveries = Deliveries(plan)
     outbox, clock, run = deliveries.outbox, Clock(), os.urandom(4).hex()
     print(f"run {run} epoch {outbox.epoch}", flush=True)
