@@ -5,8 +5,8 @@ PROFILE ?= full
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-tflite-runtime check bundles bench soak clean image image-test image-docker \
-	image-lock
+.PHONY: demo test test-fault test-tflite-runtime check bundles bench soak clean \
+	image image-test image-docker image-lock
 
 demo: $(VENV)/.demo
 	@$(BIN)/edge demo $(ARGS)
@@ -19,6 +19,10 @@ else
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest $(ARGS)
 endif
+
+# Real processes killed, cut off and starved of disk; part of `make test` where CI=true.
+test-fault: $(VENV)/.test
+	@EDGE_FAULT=1 $(BIN)/python -m pytest tests/fault $(ARGS)
 
 # tflite-runtime cannot share an environment with numpy 2, and has no wheel after Python 3.11.
 test-tflite-runtime: .venv-tflite-runtime/.ready
