@@ -77,7 +77,6 @@ class Agent:
             for name, sink in sinks.items()
         ]
         self._failure: BaseException | None = None
-        self._ended = threading.Event()
 
     def run(self, stop: threading.Event) -> None:
         """Run until `stop`, until every source has ended, or until a worker dies.

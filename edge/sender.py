@@ -9,12 +9,12 @@ sent again.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
+from edge.backoff import backoff_s
 from edge.clock import Clock
 from edge.config import OutboxConfig
 from edge.errors import SinkError
@@ -90,7 +90,7 @@ class Sender:
                 self._sink.close()
                 self._outbox.release(self.name)
             if not stop.is_set():
-                stop.wait(_backoff_s(failures))
+                stop.wait(backoff_s(failures, _BACKOFF_S))
 
     def _complain(self, problem: str, began_s: float | None) -> None:
         """Say once what is wrong; connections that keep ending early are a sign of a twin."""
@@ -211,10 +211,3 @@ class _Flow:
         self.live_from, self.waiting, self.backlog_done = live_from, 0, False
         self.patience_s = min(2 * self.patience_s, _MOST_PATIENT_S)
         self._moved_s = time.monotonic()
-
-
-def _backoff_s(failures: int) -> float:
-    """Full jitter: uniform between half of and the whole of a doubling bound."""
-    first, most = _BACKOFF_S
-    bound = min(most, first * 2 ** min(failures, 10))
-    return random.uniform(bound / 2, bound)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from edge.backoff import backoff_s
 from edge.signals import call_on_signals
 
 _EARLY_S = 10.0
@@ -63,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
         if code in _NEVER_RESTART or (code in _OUR_ERRORS and first_and_early):
             return code
         failures = 1 if lasted_s > 10 * _EARLY_S else failures + 1
-        wait_s = _backoff_s(failures)
+        wait_s = backoff_s(failures - 1, _BACKOFF_S)
         log.error("the agent ended with %s; starting it again in %.1f s", _name(code), wait_s)
         stopping.wait(wait_s)
         if stopping.is_set():
@@ -78,12 +78,6 @@ def follow_parent() -> None:
         log.debug("no prctl here: this agent outlives a killed parent")
     if os.environ[CHILD_MARK] != str(os.getppid()):  # it died before we asked
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _backoff_s(failures: int) -> float:
-    first, most = _BACKOFF_S
-    bound = min(most, first * 2 ** min(failures - 1, 10))
-    return random.uniform(bound / 2, bound)
 
 
 def _name(code: int) -> str:

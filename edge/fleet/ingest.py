@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import queue
-import random
 import secrets
 import threading
 import time
 
+from edge.backoff import backoff_s
 from edge.errors import SinkError
 from edge.fleet import arrivals
 from edge.fleet.store import Arrival, FleetStore, Poison, Received, StoreBusy
@@ -60,8 +60,7 @@ class Ingest:
             finally:
                 self._connection.close()
             if not stop.is_set():
-                bound = min(_BACKOFF_S[1], _BACKOFF_S[0] * 2 ** min(failures, 10))
-                stop.wait(random.uniform(bound / 2, bound))
+                stop.wait(backoff_s(failures, _BACKOFF_S))
 
     def _open(self, lost: threading.Event) -> None:
         def on_lost(reason: str) -> None:

@@ -17,6 +17,7 @@ from typing import IO, Annotated, TypeVar
 import msgspec
 
 from edge.errors import OutboxError
+from edge.folders import sync_folder
 
 FILE = "outbox.reserve"
 MARK = "outbox.mark"
@@ -98,15 +99,6 @@ def write(folder: Path, reserve: Reserve) -> None:
         os.fsync(file.fileno())
     os.replace(scratch, folder / FILE)
     sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def lock(folder: Path) -> IO[str]:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import msgspec
 
 from edge.errors import SinkError
+from edge.folders import sync_folder
 from edge.seams import Answers, Message
 from edge.wire import Batch, State, StoredEvent
 
@@ -87,18 +88,9 @@ def _append_on_a_line_of_its_own(path: Path) -> BinaryIO:
     new = not path.exists()
     file = open(path, "ab+")  # noqa: SIM115 - closed by `close`
     if new and path.is_file():
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     if file.tell():
         file.seek(-1, os.SEEK_END)
         if file.read(1) != b"\n":
             file.write(b"\n")
     return file
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the name of a new file durable, not only its bytes."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,6 @@ file: every frame, in order, and an end.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 import urllib.parse
@@ -15,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from edge.backoff import backoff_s
 from edge.clock import capture
 from edge.errors import SourceError
 from edge.manifest import Preprocess
@@ -117,10 +117,8 @@ class Camera:
         capture, self._capture = self._capture, None
         if capture is not None:
             capture.release()
-        first, most = _BACKOFF_S
-        bound = min(most, first * 2 ** min(self._failures, 10))
+        self._retry_at = time.monotonic() + backoff_s(self._failures, _BACKOFF_S)
         self._failures += 1
-        self._retry_at = time.monotonic() + random.uniform(bound / 2, bound)
         self.state = SourceState(state="lost", detail=f"{self._shown}: {reason}")
 
 

@@ -9,6 +9,7 @@ import pytest
 from builders import Running, draft, wait_until
 
 from edge import sender as senders
+from edge.backoff import backoff_s
 from edge.config import OutboxConfig
 from edge.errors import SinkError
 from edge.outbox import Outbox
@@ -304,6 +305,6 @@ def test_reports_go_out_beside_the_events_and_only_the_latest_wait(outbox: Outbo
 
 def test_backing_off_is_bounded_and_jittered() -> None:
     for failures in (0, 1, 5, 1000):
-        waits = {senders._backoff_s(failures) for _ in range(50)}
+        waits = {backoff_s(failures, senders._BACKOFF_S) for _ in range(50)}
         bound = min(30.0, 0.5 * 2**failures)
         assert bound / 2 <= min(waits) < max(waits) <= bound
