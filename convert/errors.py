@@ -9,3 +9,7 @@ class ConversionError(EdgeError):
     """The recipe's own code, or a converter, failed; mend what the message names."""
 
     exit_code = 8
+
+
+class CannotConvert(ConversionError):
+    """There is no way from this model to this variant; the others may still be made."""

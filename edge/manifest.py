@@ -12,6 +12,8 @@ import msgspec
 from edge.types import TensorSpec
 
 FORMAT = "edgewright-bundle/v1-draft"
+Precision = Literal["fp32", "fp16", "int8-dynamic", "int8"]
+"""int8-dynamic: weights alone are int8; int8: weights and activations, calibrated."""
 CAPABILITIES: frozenset[str] = frozenset()
 """What this reader understands beyond the base format, for `requires`."""
 
@@ -83,7 +85,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: str
     format: Literal["onnx", "tflite"]
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Precision
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

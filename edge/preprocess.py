@@ -182,19 +182,23 @@ class ImagePreprocessor:
 
 
 class WindowPreprocessor:
-    """Normalise one window of samples (float32 [T, C])."""
+    """Normalise one window of samples (float32 [T, C]); in layout nc it lies flat, [1, T*C]."""
 
     def __init__(self, config: WindowPreprocess, spec: TensorSpec) -> None:
-        expected = (1, config.length, len(config.channels))
+        window = (config.length, len(config.channels))
+        expected = (
+            (1, config.length * len(config.channels)) if spec.layout == "nc" else (1, *window)
+        )
         if spec.shape != expected or spec.dtype != "float32":
             raise BundleError(f"input {spec}: the manifest's windows are float32 {list(expected)}")
         if not len(config.mean) == len(config.std) == len(config.channels):
             raise BundleError("preprocess: mean and std need one value per channel")
         _check_std(config.std)
-        self._shape = expected[1:]
+        self._shape = window
         self._mean = np.asarray(config.mean, np.float32)
         self._scale = 1.0 / np.asarray(config.std, np.float32)
         self._tensors = [np.empty(expected, np.float32) for _ in range(2)]
+        self._views = [tensor.reshape(window) for tensor in self._tensors]
         self._turn = 0
 
     def __call__(self, data: Array) -> tuple[Array, Geometry | None]:
@@ -206,10 +210,10 @@ class WindowPreprocessor:
         if not np.isfinite(data).all():
             raise FrameError("the window holds samples that are not finite")
         self._turn ^= 1
-        tensor = self._tensors[self._turn]
-        np.subtract(data, self._mean, out=tensor[0], casting="unsafe")
-        tensor *= self._scale
-        return tensor, None
+        view = self._views[self._turn]
+        np.subtract(data, self._mean, out=view, casting="unsafe")
+        view *= self._scale
+        return self._tensors[self._turn], None
 
 
 def _check_std(std: tuple[float, ...]) -> None:

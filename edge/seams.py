@@ -36,6 +36,7 @@ SINKS = {
 }
 DECODERS = {
     "ltrb_grid": "edge.postprocess.detect:LtrbGrid",
+    "scores": "edge.postprocess.classify:Scores",
     "softmax": "edge.postprocess.classify:Softmax",
 }
 RULES = {

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Layout = Literal["nchw", "nhwc", "ntc", "other"]
+Layout = Literal["nchw", "nhwc", "ntc", "nc", "other"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

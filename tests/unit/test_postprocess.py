@@ -199,3 +199,33 @@ def test_softmax_bears_large_logits() -> None:
 def test_softmax_refuses_logits_that_are_not_finite() -> None:
     with pytest.raises(FrameError, match="not finite"):
         classify(0.0, float("nan"))
+
+
+def _scores(**params: Any) -> Decode:
+    variant = Variant(
+        name="onnx-fp32",
+        format="onnx",
+        precision="fp32",
+        file="models/a.onnx",
+        inputs=(),
+        outputs=(
+            TensorSpec(name="label", shape=(1,), dtype="int64"),
+            TensorSpec(name="probabilities", shape=(1, 2)),
+        ),
+    )
+    return postprocess.build(_with(Decoder(name="scores", params=params)), variant)
+
+
+def test_scores_that_the_model_made_are_taken_as_they_are() -> None:
+    raw = {"label": np.array([1]), "probabilities": np.array([[0.25, 0.75]], np.float32)}
+    found = _scores(output="probabilities")(raw, None)
+    assert isinstance(found, Classification)
+    assert (found.label, found.score) == ("dog", 0.75)
+    raw["probabilities"][0, 0] = np.nan
+    with pytest.raises(FrameError, match="not finite"):
+        _scores(output="probabilities")(raw, None)
+
+
+def test_scores_among_several_outputs_have_to_be_named() -> None:
+    with pytest.raises(BundleError, match=r"scores needs an output \[1, 2\], `output` names ''"):
+        _scores()

@@ -237,3 +237,12 @@ def test_a_window_that_cannot_be_used_is_a_bad_frame(data: Array, words: str) ->
 def test_windows_that_do_not_fit_the_model_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(BundleError, match=words):
         window(**changes)
+
+
+def test_a_window_for_a_model_of_rows_lies_flat() -> None:
+    config = WindowPreprocess(
+        length=2, hop=2, rate_hz=1, channels=("x", "y"), mean=(1, 0), std=(2, 1)
+    )
+    prepare = WindowPreprocessor(config, TensorSpec(name="row", shape=(1, 4), layout="nc"))
+    tensor, _ = prepare(np.array([[1, 2], [3, 4]], np.float32))
+    assert tensor.tolist() == [[0, 2, 1, 4]]
