@@ -11,7 +11,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from convert.errors import ConversionError
 from convert.exporters import onnx, tflite
 from convert.importers import torch
 from convert.layouts import channels_last, to_layout
+from convert.original import Original
 from convert.predictions import from_recipe
 from convert.recipe import Recipe
 from convert.recipe_code import RecipeCode
@@ -65,6 +66,7 @@ class _Build:
         self._files: Files = {}
         self._data: list[dict[str, Any]] = []
         self._reference = Measured()
+        self._tensors: Sequence[Array] = ()
 
     def run(self, destination: Path) -> Result:
         """All steps, in their order."""
@@ -122,6 +124,7 @@ class _Build:
         with self._screen.step("calibration inputs", options.calibration) as advance:
             tensors = quantize.calibration_tensors(self._recipe, raws, advance)
         self._data.append(raws.provenance("calibration", options.seed))
+        self._tensors = tensors
         return tensors
 
     def _attempt(self, names: Sequence[str], step: Callable[[], bytes]) -> bytes | None:
@@ -149,14 +152,22 @@ class _Build:
             return
         with self._screen.step("verifying", self._options.samples) as advance:
             try:
-                self._reference, measured = verify(
-                    models, self._original, self._recipe, self._code, samples, advance=advance
+                verified = verify(
+                    models,
+                    cast(Original, self._original),
+                    self._recipe,
+                    self._code,
+                    samples,
+                    calibration=self._tensors,
+                    advance=advance,
                 )
             finally:
                 _close(models)
         self._data.append(samples.provenance("evaluation", self._options.seed))
-        for name, found in measured.items():
+        self._reference = verified.reference
+        for name, found in verified.variants.items():
             report = self._reports[name]
+            report.refusals += verified.doubts
             if isinstance(found, str):
                 report.refusals.append(found)
                 continue
@@ -167,6 +178,10 @@ class _Build:
                 reference=self._reference.accuracy,
                 lower_is_better=self._recipe.gate.lower_is_better,
             )
+            if report.refusals and not verified.doubts:
+                report.advice = gate.advice(
+                    found, verified.evidence[name], precision=report.precision
+                )
 
     def _golden(self, folder: Path) -> tuple[list[GoldenCase], Files]:
         """Golden cases of the variants that stand; one that misses its own is refused too."""
@@ -175,7 +190,9 @@ class _Build:
         with self._screen.step("golden cases"):
             models = self._models(bundle.write(folder / "bare", *self._assemble([], {})))
             answered = list(self._answered(next(iter(models.values()))))
-            cases, files = golden.make(models, self._original, self._recipe, answered)
+            cases, files = golden.make(
+                models, cast(Original, self._original), self._recipe, answered
+            )
             _close(models)
             models = self._models(bundle.write(folder / "golden", *self._assemble(cases, files)))
             for name, model in models.items():

@@ -132,6 +132,8 @@ def _show(result: Result, *, as_json: bool, seconds: float) -> None:
     for report in result.variants:
         for reason in report.refusals:
             click.echo(f"edge: warning: {report.name} refused: {reason}", err=True)
+        if report.refusals and report.advice:
+            click.echo(f"edge: warning: {report.name}: {report.advice}", err=True)
     if result.bundle is None:
         refused = ", ".join(report.name for report in result.variants if report.refusals)
         raise BundleError(f"no bundle was written: the gate refused {refused}")

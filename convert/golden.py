@@ -15,8 +15,8 @@ import numpy as np
 
 from convert.errors import ConversionError
 from convert.layouts import to_layout
+from convert.original import Original
 from convert.recipe import Recipe
-from convert.verify import Original
 from edge import golden as device_golden
 from edge.manifest import GoldenCase
 from edge.model import Model

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
+from convert.original import PRECISIONS
 from edge import seams
 from edge.config import decode_adapter
 from edge.errors import ConfigError
@@ -80,6 +81,12 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     fp32: Bounds = Bounds(
         max_error=1e-3, p99_error=1e-3, agreement=0.99, mean_iou=0.95, accuracy_drop=0.005
     )
+    fp16: Bounds = Bounds(
+        max_error=0.02, p99_error=0.01, agreement=0.98, mean_iou=0.95, accuracy_drop=0.01
+    )
+    int8_dynamic: Bounds = Bounds(
+        max_error=float("inf"), p99_error=0.05, agreement=0.97, mean_iou=0.9, accuracy_drop=0.015
+    )
     int8: Bounds = Bounds(
         max_error=float("inf"), p99_error=0.1, agreement=0.95, mean_iou=0.85, accuracy_drop=0.02
     )
@@ -87,7 +94,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
     def bounds(self, precision: str) -> Bounds:
         """The bounds for one precision."""
-        return cast(Bounds, getattr(self, precision))
+        return cast(Bounds, getattr(self, precision.replace("-", "_")))
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,12 +257,14 @@ class _Reader(TomlReader):
 
     def _gate(self, table: dict[str, Any]) -> Gate:
         defaults = Gate()
-        self.refuse_unknown(table, defaults.__struct_fields__, "gate")
+        self.refuse_unknown(table, (*PRECISIONS, "lower_is_better"), "gate")
         values: dict[str, Any] = {}
-        for precision in ("fp32", "int8"):
+        for precision in PRECISIONS:
             default = msgspec.structs.asdict(defaults.bounds(precision))
             given = self.table(table, precision, "gate")
-            values[precision] = self.struct(Bounds, {**default, **given}, f"gate.{precision}")
+            values[precision.replace("-", "_")] = self.struct(
+                Bounds, {**default, **given}, f"gate.{precision}"
+            )
         if "lower_is_better" in table:
             values["lower_is_better"] = self.value(
                 table, "lower_is_better", tuple[str, ...], key="gate"

@@ -48,6 +48,7 @@ class VariantReport:
     size: int = 0
     measured: Measured = Measured()
     refusals: list[str] = field(default_factory=list)
+    advice: str = ""
 
     @property
     def format(self) -> Literal["onnx", "tflite"]:
@@ -109,6 +110,7 @@ class Result:
                     "size": report.size,
                     **msgspec.to_builtins(report.measured),
                     "refusals": report.refusals,
+                    "advice": report.advice,
                 }
                 for report in self.variants
             ],
