@@ -59,7 +59,7 @@ def test_all_mistakes_are_reported_together_with_file_and_key(
         ("[decoder]", '[decoder]\nname = "ltrb_grid"\nscores = "logits"'),
         ('type = "filter"', 'type = "filtre"'),
         ('licence = "Apache-2.0"', 'license = "Apache-2.0"'),
-        ("[gate]", "[gate]\nfp16 = {}\nint8 = { agrement = 1 }"),
+        ("[gate]", "[gate]\nbf16 = {}\nint8 = { agrement = 1 }"),
     )
     (folder / "weights.safetensors").unlink()
     with pytest.raises(ConfigError) as caught:
@@ -69,7 +69,7 @@ def test_all_mistakes_are_reported_together_with_file_and_key(
     text = "\n".join(found)
     for key in (
         *("task", "lable", "labels", "model.weights", "input[0].layout", "preprocess.resize"),
-        *("decoder.scores", "data.source[0].licence", "data.source[0].license", "gate.fp16"),
+        *("decoder.scores", "data.source[0].licence", "data.source[0].license", "gate.bf16"),
         *("rule[0]", "gate.int8.agrement"),
     ):
         assert f"recipe.toml: {key}: " in text, key
