@@ -85,11 +85,11 @@ class _Build:
         if not self._standing() or (refused and self._job.options.strict):
             return result
         with self._job.screen.step("writing the bundle"):
-            report = msgspec.json.format(msgspec.json.encode(result.report()), indent=1)
+            told = msgspec.json.format(msgspec.json.encode(result.report()), indent=1) + b"\n"
             cases, files = self._of_standing(cases, files)
             written = bundle.write(
                 destination,
-                *self._assemble(self._standing(), cases, {**files, REPORT: report + b"\n"}),
+                *self._assemble(self._standing(), cases, {**files, REPORT: told}),
             )
         return dataclasses.replace(result, bundle=written)
 

@@ -236,7 +236,9 @@ def _build(
             return known
         with shown.step("loading the converters"):
             from convert import build
-        result = build.build(wanted, destination, options, shown, cache)
+            from convert.job import Job
+        job = Job(recipe=wanted, options=options, screen=shown, cache=cache)
+        result = build.build(job, destination)
         finished.remember(result, wanted, destination, options, cache)
         return result
 

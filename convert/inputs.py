@@ -100,5 +100,5 @@ def _drawn(recipe: Recipe, spec: TensorSpec, seed: int) -> Array:
 
     height, width = spec.shape[2:] if spec.layout == "nchw" else spec.shape[1:3]
     coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    smooth: Array = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
-    return smooth
+    size = (int(width), int(height))
+    return np.asarray(cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR_EXACT), np.uint8)

@@ -67,8 +67,9 @@ class Job:
     def fold(self) -> ImagePreprocess | None:
         """The normalisation that goes into the graph."""
         preprocess = self.recipe.preprocess
-        folded = isinstance(preprocess, ImagePreprocess) and preprocess.folded
-        return preprocess if folded else None
+        if isinstance(preprocess, ImagePreprocess) and preprocess.folded:
+            return preprocess
+        return None
 
     @functools.cached_property
     def code_digests(self) -> dict[str, str]:

@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from convert import gate, latency, layers, runtimes
+from convert import gate, latency, layers
 from convert.cache import digest
 from convert.diagnosis import Evidence
+from convert.errors import ConversionError
 from convert.job import Job
 from convert.maker import Maker
 from convert.original import Exported
@@ -170,7 +171,8 @@ class Judge:
         }
         with self._running(variants, failures) as models:
             if not models:
-                return self._unverified(failures)
+                reasons = "; ".join(f"{name}: {r.refusals[0]}" for name, r in failures.items())
+                raise ConversionError(f"edge can run none of the variants: {reasons}")
             with job.screen.step("verifying", count) as advance:
                 verified = verify(
                     models,
@@ -202,8 +204,8 @@ class Judge:
         reports: Mapping[str, VariantReport],
         *,
         threads: int = 0,
-    ) -> Running:
-        return Running(self._bundled, variants, reports, threads)
+    ) -> _Running:
+        return _Running(self._bundled, variants, reports, threads)
 
     def _found(self, verified: Verified, name: str) -> _Found:
         answer = verified.variants[name]
@@ -281,7 +283,7 @@ class Judge:
         return [self._base, digest(exported.model), tensors, self._job.recipe.runtimes]
 
 
-class Running:
+class _Running:
     """Models of some variants, on a bundle in a folder of its own, for as long as `with` lasts.
 
     What edge cannot run is refused in its report.

@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 
 from convert.recipe import VARIANTS
+from convert.worst import WorstSample
 from edge.bundle import Bundle
 from edge.manifest import Parity, Precision
 
@@ -114,6 +115,7 @@ class Result:
     variants: list[VariantReport]
     samples: int
     notes: list[str] = field(default_factory=list)
+    worst: dict[str, list[WorstSample]] = field(default_factory=dict)
     unchanged: bool = False
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
