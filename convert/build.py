@@ -15,12 +15,14 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from convert import gate, golden, installed, quantize
+from convert import gate, golden, installed
 from convert.errors import ConversionError
 from convert.exporters import onnx, tflite
 from convert.importers import torch
 from convert.layouts import channels_last, to_layout
+from convert.original import Exported, Format
 from convert.predictions import from_recipe
+from convert.quantize import quantize
 from convert.recipe import Recipe
 from convert.recipe_code import RecipeCode
 from convert.report import VARIANTS, Measured, Options, Result, VariantReport
@@ -88,14 +90,13 @@ class _Build:
     def _convert(self) -> None:
         """The model file of every variant that was asked for."""
         spec = self._recipe.input.spec
-        self._route("onnx", onnx.export, quantize.onnx_int8, spec)
-        self._route("tflite", tflite.export, quantize.tflite_int8, channels_last(spec))
+        self._route("onnx", onnx.export, spec)
+        self._route("tflite", tflite.export, channels_last(spec))
 
     def _route(
         self,
-        format: str,
+        format: Format,
         export: Callable[[torch.TorchModel], bytes],
-        to_int8: Callable[[bytes, str, Sequence[Array]], bytes],
         spec: TensorSpec,
     ) -> None:
         """One format: exported, and quantised from that."""
@@ -109,8 +110,18 @@ class _Build:
             self._keep(fp32, exported)
         if exported and int8 in wanted:
             tensors = [to_layout(t, self._recipe.input.spec, spec) for t in self._calibration]
-            with self._screen.step(f"quantising {format}"):
-                quantized = self._attempt([int8], lambda: to_int8(exported, spec.name, tensors))
+            model = Exported(
+                format=format, precision="fp32", model=exported, input=spec, outputs=()
+            )
+            with self._screen.step(f"quantising {format}", len(tensors)) as advance:
+                quantized = self._attempt(
+                    [int8],
+                    lambda: (
+                        quantize(
+                            model, "int8", tensors=tensors, task=self._recipe.task, advance=advance
+                        ).model
+                    ),
+                )
             if quantized:
                 self._keep(int8, quantized)
 
@@ -120,7 +131,7 @@ class _Build:
         options = self._options
         raws = _Recorded(self._code.calibration(options.calibration, options.seed))
         with self._screen.step("calibration inputs", options.calibration) as advance:
-            tensors = quantize.calibration_tensors(self._recipe, raws, advance)
+            tensors = _prepared(self._recipe, raws, advance)
         self._data.append(raws.provenance("calibration", options.seed))
         return tensors
 
@@ -283,6 +294,16 @@ class _Recorded(Generic[T]):
         """How many there were, from which seed, and the SHA-256 over the raw arrays."""
         digest = self._digest.hexdigest()
         return {"use": use, "samples": self._count, "seed": seed, "sha256": digest}
+
+
+def _prepared(recipe: Recipe, raws: Iterable[Array], advance: Callable[[], None]) -> list[Array]:
+    """Raw inputs -> input tensors in the recipe's layout, as the device will make them."""
+    prepare = recipe.preprocessor(recipe.input.spec)
+    tensors = []
+    for raw in raws:
+        tensors.append(prepare(raw)[0].copy())
+        advance()
+    return tensors
 
 
 def _path(report: VariantReport) -> str:
