@@ -86,7 +86,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Of the inputs.")
 @click.option(
     "--search",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=0),
     is_flag=False,
     flag_value=12,
     default=0,
