@@ -5,6 +5,7 @@ Importable without torch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +16,17 @@ from edge.manifest import Parity
 
 VARIANTS = ("onnx-fp32", "tflite-fp32", "onnx-int8", "tflite-int8")
 """In the order in which a device tries them when nobody measured there: the safest first."""
+
+
+def finite(document: Any) -> Any:
+    """The same document with None for the numbers that JSON cannot say."""
+    if isinstance(document, dict):
+        return {key: finite(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [finite(value) for value in document]
+    if isinstance(document, float) and not math.isfinite(document):
+        return None
+    return document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
