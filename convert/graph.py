@@ -30,7 +30,7 @@ _JOINS = frozenset({"concat", "concatenation"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Op:
-    """One op. `inputs` are its activations alone: constants are left out, as are absent inputs."""
+    """One op. `inputs` are its activations alone, without constants and what follows from them."""
 
     name: str
     type: str
@@ -99,9 +99,8 @@ def _read_onnx(model: bytes) -> Graph:
     ops = []
     for node in proto.graph.node:
         activations = tuple(name for name in node.input if name and name not in constants)
-        if not activations and node.op_type != "RandomNormal":
-            constants.update(node.output)  # a constant, or what follows from constants alone
-            continue
+        if not activations:
+            constants.update(node.output)
         outputs = tuple(name for name in node.output if name)
         ops.append(Op(name=node.name, type=node.op_type, inputs=activations, outputs=outputs))
     return Graph(
@@ -135,7 +134,6 @@ def _read_tflite(model: bytes) -> Graph:
         inputs = [i for i in operator.inputs if i >= 0 and i not in constant]
         if not inputs:
             constant.update(operator.outputs)
-            continue
         ops.append(
             Op(
                 name=names[operator.outputs[0]] if len(operator.outputs) else "",
