@@ -71,13 +71,14 @@ def int8(
 
     _refuse_quantized(model, "int8")
     ranges = observe(activations.of("tflite", model), tensors, calibration, advance)
-    joined = graph.joined_heads(graph.read("tflite", model), ranges, apart=apart)
+    seen = graph.read("tflite", model)
+    kept = graph.float_region(seen, keep_float) | graph.joined_heads(seen, ranges, apart=apart)
     operations = qtyping.TFLOperationName
     rules = recipe_manager.RecipeManager()
     rules.add_static_config(".*", operations.ALL_SUPPORTED, 8, 8)
     for end in (operations.INPUT, operations.OUTPUT):
         rules.add_quantization_config(".*", end, algorithm_key=AlgorithmName.NO_QUANTIZE)
-    _keep(rules, keep_float | joined)
+    _keep(rules, kept)
     found = {
         name: {"min": np.full((1, 1), low, np.float32), "max": np.full((1, 1), high, np.float32)}
         for name, (low, high) in ranges.items()
