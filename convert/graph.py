@@ -26,6 +26,12 @@ _POSTPROCESSING = frozenset(
     }
 )
 _JOINS = frozenset({"concat", "concatenation"})
+# Activations that quantisers merge into the op before, and ops that hand their input's scale on.
+MERGED = frozenset({"relu", "clip", "relu6", "minimum", "maximum", "min", "max"})
+_HANDING_ON = MERGED | {
+    *("reshape", "transpose", "slice", "stridedslice", "squeeze", "unsqueeze", "flatten", "split"),
+    *("maxpool", "maxpool2d", "identity", "expanddims", "pad", "gather"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +82,45 @@ def joined_heads(graph: Graph, ranges: Mapping[str, Range], *, apart: float) -> 
 
     for output in graph.outputs:
         walk(output, ())
+    return frozenset(kept)
+
+
+def float_region(graph: Graph, names: frozenset[str]) -> frozenset[str]:
+    """These ops with those beside them that must stay in float, so that all they touch is float.
+
+    A tensor is quantised by whichever of its ends is. An error that shows first in an op's output
+    may come from its weights, from the range of its output, or from an input whose own error
+    looked small beside one large channel: so what makes its inputs and what reads its outputs
+    stay in float too, through ops that only hand a tensor on.
+    """
+    producers = {name: op for op in graph.ops for name in op.outputs}
+    readers: dict[str, list[Op]] = {}
+    for op in graph.ops:
+        for name in op.inputs:
+            readers.setdefault(name, []).append(op)
+    kept: set[str] = set()
+
+    def back(op: Op) -> None:
+        for name in op.inputs:
+            before = producers.get(name)
+            if before is not None and before.name not in kept:
+                kept.add(before.name)
+                if kind(before.type) in _HANDING_ON:
+                    back(before)
+
+    def forth(op: Op) -> None:
+        for name in op.outputs:
+            for after in readers.get(name, ()):
+                if after.name not in kept:
+                    kept.add(after.name)
+                    if kind(after.type) in _HANDING_ON:
+                        forth(after)
+
+    for op in graph.ops:
+        if op.name in names:
+            kept.add(op.name)
+            back(op)
+            forth(op)
     return frozenset(kept)
 
 

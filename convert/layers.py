@@ -17,9 +17,6 @@ from convert.layouts import to_layout
 from convert.original import Exported
 from edge.types import Array
 
-# An activation that a quantiser merges into the op before it.
-_MERGED = frozenset({"relu", "clip", "relu6", "minimum", "maximum", "min", "max"})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerError:
@@ -77,6 +74,7 @@ def blame(reference: Exported, candidate: Exported, tensors: Sequence[Array]) ->
 
 def _layers(seen: Graph, errors: Mapping[str, float]) -> list[LayerError]:
     """The error that each op adds to the largest one that reaches it."""
+    producers = {name: op for op in seen.ops for name in op.outputs}
     # What reaches a tensor that has no error of its own is what reached the op before.
     reached = dict.fromkeys(seen.inputs, 0.0) | dict(errors)
     layers = []
@@ -87,8 +85,11 @@ def _layers(seen: Graph, errors: Mapping[str, float]) -> list[LayerError]:
         known = [errors[name] for name in op.outputs if name in errors]
         if known and op.inputs:
             error = max(known)
+            before = producers.get(op.inputs[0], op)
+            alone = graph.kind(op.type) in graph.MERGED and op.inputs[0] not in errors
+            layer = before if alone else op
             layers.append(
-                LayerError(layer=op.name, op=op.type, error=error, added=error - incoming)
+                LayerError(layer=layer.name, op=layer.type, error=error, added=error - incoming)
             )
     return sorted(layers, key=lambda layer: layer.added, reverse=True)
 
@@ -124,7 +125,7 @@ def _by_name(
 
 
 def _restored(found: Graph) -> dict[str, str]:
-    """Tensors that are quantised -> what is restored from them, which is what the rest goes on with."""
+    """Tensors that are quantised -> what is restored from them, with which the rest goes on."""
     producers = {name: op for op in found.ops for name in op.outputs}
     restored = {}
     for op in found.ops:
@@ -145,7 +146,7 @@ def _merged_activations(expected: Graph) -> dict[str, str]:
     return {
         name: ops[0].outputs[0]
         for name, ops in consumers.items()
-        if len(ops) == 1 and graph.kind(ops[0].type) in _MERGED
+        if len(ops) == 1 and graph.kind(ops[0].type) in graph.MERGED
     }
 
 

@@ -136,7 +136,7 @@ def int8(
     inside = bytes(prepared.SerializeToString())
     seen = graph.read("onnx", inside)
     ranges = observe(activations.of("onnx", inside), tensors, calibration, advance)
-    kept = _kept(original, prepared, keep_float)
+    kept = graph.float_region(seen, _kept(original, prepared, keep_float))
     kept |= graph.joined_heads(seen, ranges, apart=apart)
     with _workshop("int8") as target:
         quantizer = QDQQuantizer(
