@@ -294,11 +294,12 @@ class _Comparing:
             else {}
         )
         measured = Measured(parity=parity, agreement=same, accuracy=self._accuracy(self._candidate))
-        refusals = self._doubts() + gate.refusals(
-            measured, bounds, reference=reference.accuracy, lower_is_better=()
-        )
-        evidence = self._evidence(measured)
-        precision = self._candidate.file.precision
+        doubts = self._doubts()
+        refusals = doubts + gate.refusals(measured, bounds, reference=reference.accuracy)
+        advice = ""
+        if refusals and not doubts:
+            evidence, precision = self._evidence(measured), self._candidate.file.precision
+            advice = gate.advice(measured, evidence, precision=precision)
         return Comparison(
             task=self._question.task,
             reference=reference,
@@ -314,8 +315,8 @@ class _Comparing:
             preprocess=self._question.preprocess,
             bounds=bounds,
             refusals=refusals,
-            advice=gate.advice(measured, evidence, precision=precision) if refusals else "",
-            layers=self._layers() if refusals else [],
+            advice=advice,
+            layers=self._layers() if refusals and not doubts else [],
             worst=self._worst.worst_first(),
         )
 
