@@ -11,16 +11,15 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from convert import gate, golden, installed, quantize
-from convert.errors import ConversionError
-from convert.exporters import onnx, tflite
-from convert.importers import torch
+from convert import gate, golden, importers, installed, quantize
+from convert.errors import ConversionError, reason
+from convert.importers import ModelSource
 from convert.layouts import channels_last, to_layout
-from convert.original import Original
+from convert.original import ExportOptions, Format
 from convert.predictions import from_recipe
 from convert.recipe import Recipe
 from convert.recipe_code import RecipeCode
@@ -59,7 +58,13 @@ class _Build:
         self._options = options
         self._screen = screen
         self._code = RecipeCode(recipe)
-        self._original = torch.load(recipe, self._code)
+        self._original = importers.load(
+            ModelSource(
+                kind="torch", path=recipe.folder / recipe.model.weights, factory=self._code.build
+            ),
+            input=recipe.input.spec,
+            outputs=recipe.outputs,
+        )
         self._reports = {
             name: VariantReport(name=name) for name in VARIANTS if name in options.only
         }
@@ -90,13 +95,12 @@ class _Build:
     def _convert(self) -> None:
         """The model file of every variant that was asked for."""
         spec = self._recipe.input.spec
-        self._route("onnx", onnx.export, quantize.onnx_int8, spec)
-        self._route("tflite", tflite.export, quantize.tflite_int8, channels_last(spec))
+        self._route("onnx", quantize.onnx_int8, spec)
+        self._route("tflite", quantize.tflite_int8, channels_last(spec))
 
     def _route(
         self,
-        format: str,
-        export: Callable[[torch.TorchModel], bytes],
+        format: Format,
         to_int8: Callable[[bytes, str, Sequence[Array]], bytes],
         spec: TensorSpec,
     ) -> None:
@@ -106,7 +110,9 @@ class _Build:
         if not wanted:
             return
         with self._screen.step(f"exporting {format}"):
-            exported = self._attempt(wanted, lambda: export(self._original))
+            exported = self._attempt(
+                wanted, lambda: self._original.export(format, ExportOptions()).model
+            )
         if exported and fp32 in wanted:
             self._keep(fp32, exported)
         if exported and int8 in wanted:
@@ -132,11 +138,8 @@ class _Build:
         try:
             return step()
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
             for name in names:
-                self._reports[name].refusals.append(
-                    f"cannot be converted: {type(error).__name__}: {reason}"
-                )
+                self._reports[name].refusals.append(f"cannot be converted: {reason(error)}")
             return None
 
     def _keep(self, name: str, model: bytes) -> None:
@@ -154,7 +157,7 @@ class _Build:
             try:
                 verified = verify(
                     models,
-                    cast(Original, self._original),
+                    self._original,
                     self._recipe,
                     self._code,
                     samples,
@@ -190,9 +193,7 @@ class _Build:
         with self._screen.step("golden cases"):
             models = self._models(bundle.write(folder / "bare", *self._assemble([], {})))
             answered = list(self._answered(next(iter(models.values()))))
-            cases, files = golden.make(
-                models, cast(Original, self._original), self._recipe, answered
-            )
+            cases, files = golden.make(models, self._original, self._recipe, answered)
             _close(models)
             models = self._models(bundle.write(folder / "golden", *self._assemble(cases, files)))
             for name, model in models.items():
@@ -271,10 +272,7 @@ class _Build:
             precision=report.precision,
             file=_path(report),
             inputs=(spec if report.format == "onnx" else channels_last(spec),),
-            outputs=tuple(
-                TensorSpec(name=name, shape=shape)
-                for name, shape in self._original.output_shapes.items()
-            ),
+            outputs=self._original.outputs,
             parity=report.measured.parity,
             agreement=report.measured.agreement,
             accuracy=report.measured.accuracy,

@@ -105,12 +105,7 @@ def _tensors(interpreter: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _spec(name: str, detail: Mapping[str, Any]) -> TensorSpec:
     shape = tuple(int(size) for size in detail["shape"])
+    dtype = np.dtype(detail["dtype"]).name
     scale, zero_point = detail["quantization"]
-    return TensorSpec(
-        name=name,
-        shape=shape,
-        dtype=np.dtype(detail["dtype"]).name,
-        quantization=Quantization(scale=float(scale), zero_point=int(zero_point))
-        if scale
-        else None,
-    )
+    quantization = Quantization(scale=float(scale), zero_point=int(zero_point)) if scale else None
+    return TensorSpec(name=name, shape=shape, dtype=dtype, quantization=quantization)
