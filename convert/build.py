@@ -15,12 +15,13 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from convert import gate, golden, importers, installed, quantize
+from convert import gate, golden, importers, installed
 from convert.errors import ConversionError, reason
 from convert.importers import ModelSource
 from convert.layouts import channels_last, to_layout
-from convert.original import ExportOptions, Format
+from convert.original import Exported, ExportOptions, Format
 from convert.predictions import from_recipe
+from convert.quantize import quantize
 from convert.recipe import Recipe
 from convert.recipe_code import RecipeCode
 from convert.report import VARIANTS, Measured, Options, Result, VariantReport
@@ -95,13 +96,12 @@ class _Build:
     def _convert(self) -> None:
         """The model file of every variant that was asked for."""
         spec = self._recipe.input.spec
-        self._route("onnx", quantize.onnx_int8, spec)
-        self._route("tflite", quantize.tflite_int8, channels_last(spec))
+        self._route("onnx", spec)
+        self._route("tflite", channels_last(spec))
 
     def _route(
         self,
         format: Format,
-        to_int8: Callable[[bytes, str, Sequence[Array]], bytes],
         spec: TensorSpec,
     ) -> None:
         """One format: exported, and quantised from that."""
@@ -117,8 +117,18 @@ class _Build:
             self._keep(fp32, exported)
         if exported and int8 in wanted:
             tensors = [to_layout(t, self._recipe.input.spec, spec) for t in self._calibration]
-            with self._screen.step(f"quantising {format}"):
-                quantized = self._attempt([int8], lambda: to_int8(exported, spec.name, tensors))
+            model = Exported(
+                format=format, precision="fp32", model=exported, input=spec, outputs=()
+            )
+            with self._screen.step(f"quantising {format}", len(tensors)) as advance:
+                quantized = self._attempt(
+                    [int8],
+                    lambda: (
+                        quantize(
+                            model, "int8", tensors=tensors, task=self._recipe.task, advance=advance
+                        ).model
+                    ),
+                )
             if quantized:
                 self._keep(int8, quantized)
 
@@ -128,7 +138,7 @@ class _Build:
         options = self._options
         raws = _Recorded(self._code.calibration(options.calibration, options.seed))
         with self._screen.step("calibration inputs", options.calibration) as advance:
-            tensors = quantize.calibration_tensors(self._recipe, raws, advance)
+            tensors = _prepared(self._recipe, raws, advance)
         self._data.append(raws.provenance("calibration", options.seed))
         self._tensors = tensors
         return tensors
@@ -298,6 +308,16 @@ class _Recorded(Generic[T]):
         """How many there were, from which seed, and the SHA-256 over the raw arrays."""
         digest = self._digest.hexdigest()
         return {"use": use, "samples": self._count, "seed": seed, "sha256": digest}
+
+
+def _prepared(recipe: Recipe, raws: Iterable[Array], advance: Callable[[], None]) -> list[Array]:
+    """Raw inputs -> input tensors in the recipe's layout, as the device will make them."""
+    prepare = recipe.preprocessor(recipe.input.spec)
+    tensors = []
+    for raw in raws:
+        tensors.append(prepare(raw)[0].copy())
+        advance()
+    return tensors
 
 
 def _path(report: VariantReport) -> str:

@@ -7,7 +7,6 @@ candidate is judged by the bounds of its precision.
 
 from __future__ import annotations
 
-import importlib
 import random
 import statistics
 import time
@@ -382,10 +381,8 @@ class _Comparing:
 
     def _layers(self) -> list[Layer]:
         """Where the error starts, worst first; empty where the two files have no layer alike."""
-        try:
-            layers: Any = importlib.import_module("convert.layers")
-        except ImportError:
-            return []
+        from convert import layers
+
         tensors = [tensor for tensor, _ in self._pairs]
         return [
             Layer(layer=x.layer, op=x.op, error=x.error, added=x.added)

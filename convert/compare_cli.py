@@ -244,14 +244,12 @@ def _complaints(found: Comparison) -> list[str]:
 
 
 def _write(folder: Path, found: Comparison, document: dict[str, Any]) -> None:
-    from convert import report_html
+    from convert.report_html import html
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         name = found.files["candidate"]["file"]
-        (folder / "report.html").write_text(
-            report_html.html(document, {name: found.worst}), encoding="utf-8"
-        )
+        (folder / "report.html").write_text(html(document, {name: found.worst}), encoding="utf-8")
         (folder / "report.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{folder}: the report cannot be written: {error.strerror}") from error
