@@ -107,15 +107,18 @@ class Histogram:
             merged *= 2
         bins = _BINS // merged
         counts = self._counts.reshape(bins, merged).sum(axis=1).astype(np.float64)
-        best, chosen = np.inf, (low, high)
-        # From the whole range down to where a bin is a level.
-        for share in np.linspace(1.0, min(1.0, _LEVELS / bins), _CANDIDATES):
-            edges = np.array([low, high]) * share
-            first, last = ((edges - self._low) / (self._width * merged)).astype(np.int64)
-            lost = _divergence(counts, max(0, first), min(last, bins - 1))
-            if lost < best:
-                best, chosen = lost, (float(edges[0]), float(edges[1]))
-        return chosen
+        width = self._width * merged
+
+        def lost(low: float, high: float) -> float:
+            first, last = int((low - self._low) / width), int((high - self._low) / width)
+            return _divergence(counts, max(0, first), min(last, bins - 1))
+
+        # One end after the other, since an outlier has one side; down to where a bin is a level.
+        narrow = min(1.0, _LEVELS * width / max(high - low, 1e-30))
+        shares = np.linspace(1.0, narrow, _CANDIDATES)
+        high = min((float(high * share) for share in shares), key=lambda end: lost(low, end))
+        low = min((float(low * share) for share in shares), key=lambda end: lost(end, high))
+        return low, high
 
 
 def _divergence(counts: Array, first: int, last: int) -> float:
