@@ -6,6 +6,7 @@ import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,27 +248,33 @@ def test_one_wild_sample_widens_minmax_alone(format: Format, method: str) -> Non
     assert lost[method] < lost["minmax"] / 3
 
 
+def _range(parts: list[np.ndarray], **how: Any) -> tuple[float, float]:
+    histogram = Histogram(Calibration(**how))
+    for part in parts:
+        histogram.add(part.astype(np.float32))
+    return histogram.range()
+
+
 def test_ranges_by_the_three_methods() -> None:
-    histogram = Histogram()
     random = np.random.default_rng(0)
-    for _ in range(20):  # the range has to grow in both directions
-        histogram.add(random.standard_normal(5000).astype(np.float32))
-    histogram.add(np.array([80.0, -np.inf, np.nan], np.float32))
-    low, high = histogram.range(Calibration())
+    parts = [random.standard_normal(5000) for _ in range(20)]  # grows in both directions
+    parts += [np.array([80.0, -np.inf, np.nan])]
+    low, high = _range(parts)
     assert -6 < low < -3.5 and high == 80.0
-    low, high = histogram.range(Calibration(method="percentile", percentile=99.9))
-    assert (low, high) == pytest.approx((-3.29, 3.29), abs=0.15)
-    low, high = histogram.range(Calibration(method="entropy"))
-    assert high < 12
+    around = _range(parts, method="percentile", percentile=99.9)
+    assert around == pytest.approx((-3.29, 3.29), abs=0.15)
+    low, high = _range(parts, method="entropy")
+    assert 2 < high < 12
+
+
+def test_of_a_large_tensor_the_extremes_are_exact_and_the_shape_is_sampled() -> None:
+    large = np.linspace(0, 1, 1_000_000)
+    large[123_456] = 9.0
+    assert _range([large])[1] == 9.0
+    assert _range([large], method="percentile", percentile=99)[1] == pytest.approx(0.995, abs=0.01)
 
 
 def test_a_flat_distribution_keeps_its_whole_range_by_entropy() -> None:
-    histogram = Histogram()
-    histogram.add(np.linspace(0, 1, 100_000, dtype=np.float32))
-    assert histogram.range(Calibration(method="entropy"))[1] > 0.97
-    few = Histogram()
-    few.add(np.array([0.0, 0.1, 0.1, 5.0], np.float32))
-    assert few.range(Calibration(method="entropy")) == (0.0, 5.0)
-    constant = Histogram()
-    constant.add(np.full(10, -3.0, np.float32))
-    assert constant.range(Calibration()) == (-3.0, 0.0)
+    assert _range([np.linspace(0, 1, 60_000)] * 2, method="entropy")[1] > 0.97
+    assert _range([np.array([0.0, 0.1, 0.1, 5.0])], method="entropy") == (0.0, 5.0)
+    assert _range([np.full(10, -3.0)]) == (-3.0, 0.0)
