@@ -191,6 +191,26 @@ def test_a_program_whose_weights_are_pickled_is_refused(tmp_path: Path) -> None:
     assert "as a pickle" in refusal(path)
 
 
+def test_a_size_of_a_program_is_not_evaluated(tmp_path: Path) -> None:
+    path = saved_program(tmp_path / "net.pt2")
+    size = b'{"extra": {"expr_str": "__import__(\'os\').abort()"}, '
+    rewritten(path, lambda file, data: size + data[1:] if "models/" in file else data)
+    assert "for a size; it is not opened" in refusal(path)
+
+
+def test_a_joblib_is_opened_when_that_is_asked_for(tmp_path: Path) -> None:
+    need_module("skl2onnx")
+    import joblib
+    from sklearn.linear_model import LinearRegression
+
+    path = tmp_path / "model.joblib"
+    rows = np.eye(4, dtype=np.float32)
+    joblib.dump(LinearRegression().fit(rows, rows[:, 0]), path)
+    source = ModelSource(kind="sklearn", path=path, unsafe_joblib=True)
+    loaded = importers.load(source, input=ROW)
+    assert loaded.run(rows[:1])["value"] == pytest.approx(1, abs=1e-5)
+
+
 def test_torchscript_is_told_from_weights_by_what_is_in_it(tmp_path: Path) -> None:
     import torch
 
