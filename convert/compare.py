@@ -28,7 +28,7 @@ from convert.recipe import Bounds
 from convert.report import Measured, finite
 from convert.worst import WorstSample, WorstSamples
 from edge import seams
-from edge.errors import ConfigError, EngineError, FrameError
+from edge.errors import ConfigError, EdgeError, EngineError, FrameError
 from edge.manifest import ImagePreprocess, Variant
 from edge.types import Array, Classification, Geometry, Prediction, TensorSpec
 
@@ -384,12 +384,13 @@ class _Comparing:
         from convert import layers
 
         tensors = [tensor for tensor, _ in self._pairs]
-        return [
-            Layer(layer=x.layer, op=x.op, error=x.error, added=x.added)
-            for x in layers.blame(
+        try:
+            found = layers.blame(
                 self._reference.file.exported(), self._candidate.file.exported(), tensors
             )
-        ]
+        except EdgeError:
+            return []  # the verdict stands without
+        return [Layer(layer=x.layer, op=x.op, error=x.error, added=x.added) for x in found]
 
 
 def _preparation(preprocess: ImagePreprocess, spec: TensorSpec) -> Callable[[Array], Any]:
@@ -414,17 +415,23 @@ def _preparation(preprocess: ImagePreprocess, spec: TensorSpec) -> Callable[[Arr
 
 
 def _partners(reference: ModelFile, candidate: ModelFile) -> dict[str, str]:
-    """The candidate's output for each of the reference's: of the same name, else by place."""
-    wanted, found = reference.outputs, candidate.outputs
-    names = {spec.name for spec in found}
-    if {spec.name for spec in wanted} == names:
-        return {name: name for name in names}
+    """The candidate's output for each of the reference's: of the same name, else the only one left
+    of its shape, else by place."""
+    wanted, found = reference.outputs, list(candidate.outputs)
     if len(wanted) != len(found):
         raise ConfigError(
             f"{reference.path} gives {', '.join(map(str, wanted))}; {candidate.path} gives"
             f" {', '.join(map(str, found))}: these cannot be compared"
         )
-    return {one.name: other.name for one, other in zip(wanted, found, strict=True)}
+    if {spec.name for spec in wanted} == {spec.name for spec in found}:
+        return {spec.name: spec.name for spec in wanted}
+    partners: dict[str, str] = {}
+    for spec in wanted:
+        alike = [other for other in found if other.shape == spec.shape]
+        chosen = alike[0] if len(alike) == 1 else found[0]
+        found.remove(chosen)
+        partners[spec.name] = chosen.name
+    return partners
 
 
 def _decoder(
