@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from convert import screen
-from convert.labelled import BY_NAME, Folder
+from convert import cache, screen
 from convert.original import PRECISIONS
 from convert.recipe import Bounds, Gate
+from convert.samples import BY_FOLDER, BY_NAME, open_samples
 from edge.errors import BundleError, ConfigError, EdgeError
 from edge.manifest import ImagePreprocess
 
@@ -41,7 +41,7 @@ LAYERS = 5
     "--labels",
     default="",
     metavar="WHERE",
-    help=f"Truth: a csv file of file,label; a folder with a folder a class; or '{BY_NAME}', the"
+    help=f"Truth: a csv file of file,label; '{BY_FOLDER}', a folder a class; or '{BY_NAME}', the"
     " text of a file's name before the first _. Without it only agreement is measured.",
 )
 @click.option(
@@ -111,7 +111,10 @@ def compare(reference: Path, candidate: Path, data: Path, as_json: bool, **flags
         found = _compare(reference, candidate, data, flags)
         document = found.as_json()
         if flags["report"] is not None:
-            _write(flags["report"], found, document)
+            from convert import report_html
+
+            name = found.files["candidate"]["file"]
+            report_html.write(flags["report"], document, {name: found.worst})
         if as_json:
             click.echo(json.dumps(document))
         else:
@@ -147,7 +150,7 @@ def _compare(reference: Path, candidate: Path, data: Path, flags: dict[str, Any]
             raise ConfigError(f"--param {text}: must be KEY=VALUE")
         params[key] = value
     labels = tuple(part.strip() for part in flags["classes"].split(",")) if flags["classes"] else ()
-    with screen.quiet(False) as stream:
+    with screen.quiet(False, cache.folder() / "logs" / "compare.log") as stream:
         shown = screen.Screen(stream)
         from convert import compare as work
         from convert.model_file import ModelFile
@@ -162,10 +165,10 @@ def _compare(reference: Path, candidate: Path, data: Path, flags: dict[str, Any]
         )
         one, other = ModelFile(reference), ModelFile(candidate)
         classes = labels or work.classes(one, question)
-        folder = Folder(path=data, labels=flags["labels"], classes=classes)
+        samples = open_samples(data, truth=flags["labels"], labels=classes)
         bounds = _bounds(Gate().bounds(flags["precision"] or other.precision), flags)
-        with shown.step("comparing", len(folder.files())) as advance:
-            return work.compare(one, other, folder, question, bounds, advance=advance)
+        with shown.step("comparing", len(samples)) as advance:
+            return work.compare(one, other, samples, question, bounds, advance=advance)
 
 
 def _channels(flag: str, text: str, color: str) -> tuple[float, ...]:
@@ -241,18 +244,6 @@ def _complaints(found: Comparison) -> list[str]:
     if found.advice:
         lines.append(f"try: {found.advice}")
     return lines
-
-
-def _write(folder: Path, found: Comparison, document: dict[str, Any]) -> None:
-    from convert.report_html import html
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        name = found.files["candidate"]["file"]
-        (folder / "report.html").write_text(html(document, {name: found.worst}), encoding="utf-8")
-        (folder / "report.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{folder}: the report cannot be written: {error.strerror}") from error
 
 
 def _listed(values: tuple[float, ...]) -> str:

@@ -86,32 +86,41 @@ def joined_heads(graph: Graph, ranges: Mapping[str, Range], *, apart: float) -> 
 
 
 def float_region(graph: Graph, names: frozenset[str]) -> frozenset[str]:
-    """These ops with those that must stay in float beside them, so that their output is float.
+    """These ops with those beside them that must stay in float, so that all they touch is float.
 
-    What reads a tensor quantises it otherwise: the readers stay in float, through ops that only
-    hand a tensor on up to the first that computes. A merged activation brings the op before it.
+    A tensor is quantised by whichever of its ends is. An error that shows first in an op's output
+    may come from its weights, from the range of its output, or from an input whose own error
+    looked small beside one large channel: so what makes its inputs and what reads its outputs
+    stay in float too, through ops that only hand a tensor on.
     """
     producers = {name: op for op in graph.ops for name in op.outputs}
     readers: dict[str, list[Op]] = {}
     for op in graph.ops:
         for name in op.inputs:
             readers.setdefault(name, []).append(op)
-    cores = [op for op in graph.ops if op.name in names]
-    cores += [
-        producers[name]
-        for op in cores
-        if kind(op.type) in MERGED
-        for name in op.inputs
-        if name in producers
-    ]
-    kept = {op.name for op in cores}
-    waiting = list(cores)
-    while waiting:
-        for name in waiting.pop().outputs:
-            for reader in readers.get(name, ()):
-                if reader.name not in kept and kind(reader.type) in _HANDING_ON:
-                    waiting.append(reader)
-                kept.add(reader.name)
+    kept: set[str] = set()
+
+    def back(op: Op) -> None:
+        for name in op.inputs:
+            before = producers.get(name)
+            if before is not None and before.name not in kept:
+                kept.add(before.name)
+                if kind(before.type) in _HANDING_ON:
+                    back(before)
+
+    def forth(op: Op) -> None:
+        for name in op.outputs:
+            for after in readers.get(name, ()):
+                if after.name not in kept:
+                    kept.add(after.name)
+                    if kind(after.type) in _HANDING_ON:
+                        forth(after)
+
+    for op in graph.ops:
+        if op.name in names:
+            kept.add(op.name)
+            back(op)
+            forth(op)
     return frozenset(kept)
 
 

@@ -74,6 +74,7 @@ def blame(reference: Exported, candidate: Exported, tensors: Sequence[Array]) ->
 
 def _layers(seen: Graph, errors: Mapping[str, float]) -> list[LayerError]:
     """The error that each op adds to the largest one that reaches it."""
+    producers = {name: op for op in seen.ops for name in op.outputs}
     # What reaches a tensor that has no error of its own is what reached the op before.
     reached = dict.fromkeys(seen.inputs, 0.0) | dict(errors)
     layers = []
@@ -84,8 +85,11 @@ def _layers(seen: Graph, errors: Mapping[str, float]) -> list[LayerError]:
         known = [errors[name] for name in op.outputs if name in errors]
         if known and op.inputs:
             error = max(known)
+            before = producers.get(op.inputs[0], op)
+            alone = graph.kind(op.type) in graph.MERGED and op.inputs[0] not in errors
+            layer = before if alone else op
             layers.append(
-                LayerError(layer=op.name, op=op.type, error=error, added=error - incoming)
+                LayerError(layer=layer.name, op=layer.type, error=error, added=error - incoming)
             )
     return sorted(layers, key=lambda layer: layer.added, reverse=True)
 
