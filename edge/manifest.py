@@ -93,6 +93,14 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     agreement: dict[str, float] = {}
     accuracy: dict[str, float] = {}
 
+    def single(self) -> Variant:
+        """The same for one frame: a dynamic batch is 1."""
+        return msgspec.structs.replace(
+            self,
+            inputs=tuple(spec.single() for spec in self.inputs),
+            outputs=tuple(spec.single() for spec in self.outputs),
+        )
+
 
 class GoldenCase(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A known input with the answer that is expected for it.

@@ -44,10 +44,10 @@ class Model:
             accelerator=accelerator,
             threads=threads,
         )
-        spec = self.variant.inputs[0]
+        spec = self.variant.inputs[0].single()
         self._input = spec.name
         self._prepare = preprocess.build(self.manifest, spec, roi=roi, rotate=rotate)
-        self._decode = postprocess.build(self.manifest, self.variant, min_score=min_score)
+        self._decode = postprocess.build(self.manifest, self.variant.single(), min_score=min_score)
         self.ref = ModelRef(
             name=self.manifest.name,
             version=self.manifest.version,

@@ -41,7 +41,10 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One tensor of a model: its name in the graph, its static shape, dtype and layout."""
+    """One tensor of a model: its name in the graph, its shape, dtype and layout.
+
+    Shapes are static, but for a batch of -1: as many as come.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -51,6 +54,12 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype}{list(self.shape)}"
+
+    def single(self) -> TensorSpec:
+        """The same for one frame: a dynamic batch is 1."""
+        if not self.shape or self.shape[0] != -1:
+            return self
+        return msgspec.structs.replace(self, shape=(1, *self.shape[1:]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from convert.layouts import channels_last
 
 def export(model: TorchModel) -> bytes:
     """The bytes of a .tflite with the recipe's tensor names."""
-    spec = channels_last(model.input.spec)
+    spec = channels_last(model.input)
     module = model.module
     if spec.layout == "nhwc":
         module = litert_torch.to_channel_last_io(module, args=[0])

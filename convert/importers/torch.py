@@ -20,7 +20,7 @@ class TorchModel:
 
     def __init__(self, recipe: Recipe, module: torch.nn.Module) -> None:
         self.module = module.eval().requires_grad_(False)
-        self.input = recipe.input
+        self.input = recipe.input.spec
         self.outputs = recipe.outputs
         tried = self.run(np.zeros(recipe.input.shape, np.float32))
         self.output_shapes = {name: value.shape for name, value in tried.items()}
@@ -31,9 +31,7 @@ class TorchModel:
             try:
                 found = self.module(torch.from_numpy(tensor))
             except Exception as error:
-                raise ConversionError(
-                    f"the model does not take {self.input.spec}: {error}"
-                ) from error
+                raise ConversionError(f"the model does not take {self.input}: {error}") from error
         return {name: value.numpy() for name, value in name_outputs(found, self.outputs).items()}
 
 
