@@ -27,6 +27,7 @@ from edge.config import AdapterConfig, PipelineConfig
 from edge.engines.host import Hosts
 from edge.errors import EdgeError, FrameError, SourceError
 from edge.model import Model
+from edge.payloads import payload_of
 from edge.rules import Chain
 from edge.seams import EndOfStream
 from edge.types import Frame, Outcome, Prediction
@@ -38,7 +39,6 @@ from edge.wire import (
     SourceRef,
     SourceState,
     kind_of,
-    payload_of,
 )
 
 _READ_S = 0.2
