@@ -113,9 +113,17 @@ def _check_fit(bundle: Bundle, variant: Variant, engine: seams.Engine) -> None:
         found = {spec.name: spec for spec in getattr(engine, kind)}
         listed: dict[str, TensorSpec] = {spec.name: spec for spec in getattr(variant, kind)}
         for name in sorted(found.keys() | listed.keys()):
-            if str(found.get(name)) != str(listed.get(name)):
+            if not _fits(found.get(name), listed.get(name)):
                 raise BundleError(
                     f"{bundle.path}: {variant.file} does not fit its manifest: {kind[:-1]}"
                     f" {listed.get(name, name)} is listed, the model has"
                     f" {found.get(name, 'none of that name')}"
                 )
+
+
+def _fits(found: TensorSpec | None, listed: TensorSpec | None) -> bool:
+    """Whether a tensor is the listed one; a size that the model leaves open (-1) may be listed."""
+    if found is None or listed is None or len(found.shape) != len(listed.shape):
+        return False
+    sizes = zip(found.shape, listed.shape, strict=True)
+    return found.dtype == listed.dtype and all(size in (-1, given) for size, given in sizes)

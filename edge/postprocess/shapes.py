@@ -235,13 +235,13 @@ class Heatmaps:
         flat = heat.reshape(count, -1)
         peaks = flat.argmax(axis=1)
         y, x = np.divmod(peaks, width)
-        points = np.stack([x, y], axis=1).astype(np.float32)
+        points: Array = np.stack([x, y], axis=1).astype(np.float32)
         inside = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
         x, y = x[inside], y[inside]
         maps_inside, rows = heat[inside], np.arange(len(x))
         right = maps_inside[rows, y, x + 1] - maps_inside[rows, y, x - 1]
         down = maps_inside[rows, y + 1, x] - maps_inside[rows, y - 1, x]
-        points[inside] += np.float32(0.25) * np.sign(np.stack([right, down], axis=1))
+        points[inside] += np.stack([np.sign(right), np.sign(down)], axis=1) * np.float32(0.25)
         points = (points + 0.5) * (self._size / np.array([width, height], np.float32))
         return one_body(
             placed.points_to_source(points), flat.max(axis=1).clip(0, 1),
