@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from edge.errors import FrameError
+from edge.happenings import CountData, CrossingData, Happening, ZoneData
 from edge.types import Classification, Detections, Outcome
 
 VERSION = 1
@@ -53,13 +54,26 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True):
     variant: str
 
 
-class DetectionsData(msgspec.Struct, frozen=True, kw_only=True):
-    """boxes [N][4] xyxy in source pixels, with one score, class and label each."""
+class AttributeData(msgspec.Struct, frozen=True):
+    """What a second model says of one detection."""
+
+    label: str
+    score: float
+
+
+class DetectionsData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """boxes [N][4] xyxy in source pixels, with one score, class and label each.
+
+    `ids` when they are tracked (0: no track yet); `attributes`, by name, when a second model has
+    looked at the boxes.
+    """
 
     boxes: list[list[float]]
     scores: list[float]
     classes: list[int]
     labels: list[str]
+    ids: list[int] = []
+    attributes: list[dict[str, AttributeData]] = []
 
 
 class ClassificationData(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,12 +126,17 @@ class AlarmData(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
-Payload = DetectionsData | ClassificationData | ReadingData | GapData | ClockData | AlarmData
+Payload = (
+    DetectionsData | ClassificationData | ReadingData | Happening | GapData | ClockData | AlarmData
+)
 
 PAYLOADS: dict[str, type[Payload]] = {
     "detections": DetectionsData,
     "classification": ClassificationData,
     "reading": ReadingData,
+    "zone": ZoneData,
+    "crossing": CrossingData,
+    "count": CountData,
     "gap": GapData,
     "clock": ClockData,
     "alarm": AlarmData,
@@ -222,7 +241,11 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PipelineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since the start of the agent, and latencies from capture to rules by stage."""
+    """Counters since the start of the agent, and latencies from capture to rules by stage.
+
+    `idle` frames were skipped by the motion gate; `state_resets` says how often a recurrent model
+    had to start anew after a gap.
+    """
 
     frames: int
     drops: int
@@ -230,6 +253,8 @@ class PipelineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     fps: float
     latency_ms: dict[str, Latency]
+    idle: int = 0
+    state_resets: int = 0
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,8 +281,11 @@ def payload_of(outcome: Outcome) -> Payload:
             scores=outcome.scores.astype(float).round(4).tolist(),
             classes=outcome.classes.tolist(),
             labels=outcome.names,
+            ids=[] if outcome.ids is None else outcome.ids.tolist(),
+            attributes=_attributes(outcome),
         )
         numbers = [*payload.scores, *(value for box in payload.boxes for value in box)]
+        numbers += [one.score for found in payload.attributes for one in found.values()]
     elif isinstance(outcome, Classification):
         scores = dict(
             zip(outcome.labels, outcome.scores.astype(float).round(4).tolist(), strict=True)
@@ -278,6 +306,20 @@ def payload_of(outcome: Outcome) -> Payload:
     if not all(map(math.isfinite, numbers)):
         raise FrameError("the prediction holds numbers that are not finite")
     return payload
+
+
+def _attributes(found: Detections) -> list[dict[str, AttributeData]]:
+    """One dict a box, without the attributes that were not asked for."""
+    if not found.attributes:
+        return []
+    return [
+        {
+            one.name: AttributeData(one.labels[index], round(float(one.scores[index]), 4))
+            for one in found.attributes
+            if one.labels[index]
+        }
+        for index in range(len(found))
+    ]
 
 
 def event_of(payload: Payload, *, time: Time, pipeline: str = DEVICE_PIPELINE) -> Event:
