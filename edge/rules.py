@@ -21,7 +21,7 @@ from edge.types import Classification, Detections, Outcome
 
 
 class Chain:
-    """All rules of one pipeline, in order; `happened` is what watchers noticed in the last frame."""
+    """All rules of one pipeline, in order; `happened`: what watchers noticed in the last one."""
 
     def __init__(self, configs: Sequence[AdapterConfig], labels: tuple[str, ...]) -> None:
         self.happened: list[Happening] = []
