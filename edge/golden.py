@@ -47,12 +47,15 @@ def check(model: Model) -> list[GoldenResult]:
         if case.variant not in ("", model.variant.name):
             continue
         try:
+            model.state.reset()
             results.append(_check_case(model, case))
         except (KeyError, ValueError, TypeError) as error:
             raise BundleError(
                 f"{model.bundle.path}: golden case {case.name} does not fit the model:"
                 f" {type(error).__name__}: {error}"
             ) from error
+        finally:
+            model.state.reset()
     return results
 
 

@@ -19,7 +19,7 @@ Task = Literal[
     "regress", "embed",
 ]  # fmt: skip
 """What a model is for; each has its prediction in edge/types.py and its kind on the wire."""
-CAPABILITIES: frozenset[str] = frozenset()
+CAPABILITIES = frozenset({"state"})
 """What this reader understands beyond the base format, for `requires`."""
 
 
@@ -85,8 +85,19 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     cosine: float
 
 
+class StatePair(msgspec.Struct, frozen=True, kw_only=True):
+    """The output `output` of one call is the input `input` of the next; zeros at first."""
+
+    input: str
+    output: str
+
+
 class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model file: a format at a precision, its tensors, and what was measured of it."""
+    """One model file: a format at a precision, its tensors, and what was measured of it.
+
+    Of its inputs one is for the frame; the others are state (a bundle that has it says `state` in
+    `requires`), or constants, by name: a number, or a list of the input's shape.
+    """
 
     name: str
     format: Literal["onnx", "tflite"]
@@ -94,6 +105,8 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    state: tuple[StatePair, ...] = ()
+    constants: dict[str, Any] = {}
     parity: dict[str, Parity] = {}
     agreement: dict[str, float] = {}
     accuracy: dict[str, float] = {}
@@ -162,6 +175,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ValueError(f"variant names must differ: {', '.join(names)}")
         for variant in self.variants:
             self._listed(variant.file, f"variant {variant.name}")
+            if (variant.state or variant.constants) and "state" not in self.requires:
+                raise ValueError(
+                    f"variant {variant.name} has state or constants: `requires` must name state"
+                )
         for case in self.golden:
             for path in (case.input, *case.outputs.values()):
                 self._listed(path, f"golden case {case.name}")

@@ -13,6 +13,7 @@ from edge.bundle import Bundle
 from edge.engines.host import AUTO, Hosts, choose
 from edge.recognize import Hints
 from edge.recognize.bundles import open_any
+from edge.state import State
 from edge.types import Array, Geometry, Prediction
 from edge.wire import ModelRef
 
@@ -46,8 +47,8 @@ class Model:
             accelerator=accelerator,
             threads=threads,
         )
-        spec = self.variant.inputs[0]
-        self._input = spec.name
+        self.state = State(self.variant)
+        spec = self.state.frame_input
         self._prepare = preprocess.build(self.manifest, spec, roi=roi, rotate=rotate)
         self._decode = postprocess.build(self.manifest, self.variant, min_score=min_score)
         self.ref = ModelRef(
@@ -67,15 +68,20 @@ class Model:
         return self._prepare(data)
 
     def infer(self, tensor: Array) -> dict[str, Array]:
-        """Input tensor -> raw output tensors by name."""
-        return self._host.infer({self._input: tensor})
+        """Input tensor -> raw output tensors by name. A recurrent model's state goes on."""
+        raw = self._host.infer(self.state.inputs(tensor))
+        self.state.keep(raw)
+        return raw
 
     def postprocess(self, raw: dict[str, Array], geometry: Geometry | None) -> Prediction:
         """Raw output tensors -> prediction in source coordinates."""
         return self._decode(raw, geometry)
 
     def predict(self, data: Array) -> Prediction:
-        """One picture (uint8 [H, W, 3] BGR) or window (float [T, C]) -> its prediction."""
+        """One picture (uint8 [H, W, 3] BGR) or window (float [T, C]) -> its prediction.
+
+        A recurrent model takes them as one stream; `state.reset()` starts another.
+        """
         tensor, geometry = self.preprocess(np.asarray(data))
         return self.postprocess(self.infer(tensor), geometry)
 

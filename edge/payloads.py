@@ -37,13 +37,26 @@ MAX_MAP_SIDE = 16
 MAX_VECTOR = 8192
 
 
-class DetectionsData(msgspec.Struct, frozen=True, kw_only=True):
-    """boxes [N][4] xyxy in source pixels, with one score, class and label each."""
+class AttributeData(msgspec.Struct, frozen=True):
+    """What a second model says of one detection."""
+
+    label: str
+    score: float
+
+
+class DetectionsData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """boxes [N][4] xyxy in source pixels, with one score, class and label each.
+
+    `ids` when they are tracked (0: no track yet); `attributes`, by name, when a second model has
+    looked at the boxes.
+    """
 
     boxes: list[list[float]]
     scores: list[float]
     classes: list[int]
     labels: list[str]
+    ids: list[int] = []
+    attributes: list[dict[str, AttributeData]] = []
 
 
 class ClassificationData(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,6 +222,8 @@ def _detections_payload(found: Detections) -> DetectionsData:
         "scores": _finite(found.scores).astype(float).round(4).tolist(),
         "classes": found.classes.tolist(),
         "labels": found.names,
+        "ids": [] if found.ids is None else found.ids.tolist(),
+        "attributes": _attributes(found),
     }
     if isinstance(found, Instances):
         return InstancesData(**plain, masks=[_mask_payload(mask) for mask in found.masks])
@@ -225,6 +240,22 @@ def _detections_payload(found: Detections) -> DetectionsData:
         corners = _finite(found.corners).astype(float).round(1).tolist()
         return OrientedData(**plain, corners=[[(x, y) for x, y in one] for one in corners])
     return DetectionsData(**plain)
+
+
+def _attributes(found: Detections) -> list[dict[str, AttributeData]]:
+    """One dict a box, without the attributes that were not asked for."""
+    if not found.attributes:
+        return []
+    for one in found.attributes:
+        _finite(one.scores)
+    return [
+        {
+            one.name: AttributeData(one.labels[index], round(float(one.scores[index]), 4))
+            for one in found.attributes
+            if one.labels[index]
+        }
+        for index in range(len(found))
+    ]
 
 
 def _mask_payload(mask: Array) -> MaskData:

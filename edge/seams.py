@@ -11,10 +11,11 @@ import functools
 import importlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from edge.errors import ConfigError
-from edge.types import Array, Frame, Geometry, Outcome, Prediction, TensorSpec
+from edge.happenings import Happening
+from edge.types import Array, Detections, Frame, Geometry, Outcome, Prediction, TensorSpec
 from edge.wire import Batch, SourceState, State, StoredEvent, Telemetry
 
 SOURCES = {
@@ -65,6 +66,12 @@ RULES = {
     "debounce": "edge.rules:Debounce",
     "on_change": "edge.rules:OnChange",
     "reading": "edge.reading:ReadingRule",
+    "track": "edge.tracking:Track",
+    "entered": "edge.zones:Entered",
+    "left": "edge.zones:Left",
+    "dwell": "edge.zones:Dwell",
+    "count": "edge.zones:Count",
+    "line": "edge.lines:Line",
 }
 _TABLES = {
     "sources": SOURCES,
@@ -174,6 +181,20 @@ class Rule(Protocol):
 
     def __call__(self, outcome: Outcome, mono_ns: int) -> Outcome | None:
         """What goes on to the next rule, or None when there is nothing to report."""
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """A rule that looks on and reports events of its own. Keeps state, does no I/O.
+
+    `needs_ids`: it sees tracked objects only, so that the rule `track` must come before it.
+    """
+
+    Config: ClassVar[type[Any]]
+    needs_ids: bool
+
+    def watch(self, found: Detections, mono_ns: int, size: tuple[int, int]) -> Sequence[Happening]:
+        """What is noticed of one frame; `size` is the width and height of the source's picture."""
 
 
 @functools.cache

@@ -7,7 +7,7 @@ prediction never aliases an engine's output buffer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -22,7 +22,8 @@ Layout = Literal["nchw", "nhwc", "ntc", "nc", "other"]
 class Frame:
     """One image or one window of samples, as the source gave it.
 
-    `number` counts from 0 within a source; `mono_ns` is the monotonic clock and `wall_ns` the
+    `number` counts from 0 within a source, and leaves one out where the source knows that something
+    was lost; `mono_ns` is the monotonic clock and `wall_ns` the
     wall clock (nanoseconds since 1970, UTC) at capture.
     """
 
@@ -82,17 +83,30 @@ class Geometry:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Attribute:
+    """What a second model says of each detection: labels [N], "" where it was not asked; scores
+    float32 [N] in 0..1."""
+
+    name: str
+    labels: tuple[str, ...]
+    scores: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Detections:
     """Objects found in a frame.
 
     boxes float32 [N, 4] xyxy in source pixels; scores float32 [N] in 0..1; classes int64 [N],
-    indices into `labels`.
+    indices into `labels`. `ids` int64 [N], once they are tracked: the same number for the same
+    object in every frame, from 1; 0 for what belongs to no track.
     """
 
     boxes: Array
     scores: Array
     classes: Array
     labels: tuple[str, ...]
+    ids: Array | None = field(default=None, kw_only=True)
+    attributes: tuple[Attribute, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -102,13 +116,28 @@ class Detections:
             )
         if self.classes.shape != (count,):
             raise ValueError(f"classes {self.classes.shape} for {count} boxes")
+        if self.ids is not None and self.ids.shape != (count,):
+            raise ValueError(f"ids {self.ids.shape} for {count} boxes")
+        if any(len(one.labels) != count or len(one.scores) != count for one in self.attributes):
+            raise ValueError(f"an attribute does not have one label and score for {count} boxes")
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def __getitem__(self, index: Array | slice) -> Detections:
         """A subset: a boolean mask [N], an array of indices or a slice."""
-        return Detections(self.boxes[index], self.scores[index], self.classes[index], self.labels)
+        chosen = np.arange(len(self))[index]
+        return Detections(
+            self.boxes[index],
+            self.scores[index],
+            self.classes[index],
+            self.labels,
+            ids=None if self.ids is None else self.ids[index],
+            attributes=tuple(
+                Attribute(one.name, tuple(one.labels[i] for i in chosen), one.scores[index])
+                for one in self.attributes
+            ),
+        )
 
     @property
     def names(self) -> list[str]:
@@ -139,7 +168,10 @@ class Instances(Detections):
         rest = Detections.__getitem__(self, index)
         chosen = np.arange(len(self))[index]
         masks = tuple(self.masks[number] for number in chosen)
-        return Instances(rest.boxes, rest.scores, rest.classes, self.labels, masks)
+        return Instances(
+            rest.boxes, rest.scores, rest.classes, self.labels, masks,
+            ids=rest.ids, attributes=rest.attributes,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,6 +198,7 @@ class Keypoints(Detections):
         return Keypoints(
             rest.boxes, rest.scores, rest.classes, self.labels,
             self.points[index], self.point_scores[index], self.point_names,
+            ids=rest.ids, attributes=rest.attributes,
         )  # fmt: skip
 
 
@@ -185,7 +218,8 @@ class Oriented(Detections):
         """A subset: a boolean mask [N], an array of indices or a slice."""
         rest = Detections.__getitem__(self, index)
         return Oriented(
-            rest.boxes, rest.scores, rest.classes, self.labels, self.corners[index]
+            rest.boxes, rest.scores, rest.classes, self.labels, self.corners[index],
+            ids=rest.ids, attributes=rest.attributes,
         )  # fmt: skip
 
 

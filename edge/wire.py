@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edge.happenings import CountData, CrossingData, Happening, ZoneData
 from edge.payloads import (
     AnomalyData,
     ClassificationData,
@@ -96,7 +97,7 @@ class AlarmData(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
-Payload = Content | GapData | ClockData | AlarmData
+Payload = Content | Happening | GapData | ClockData | AlarmData
 
 PAYLOADS: dict[str, type[Payload]] = {
     "detections": DetectionsData,
@@ -110,6 +111,9 @@ PAYLOADS: dict[str, type[Payload]] = {
     "regression": RegressionData,
     "embedding": EmbeddingData,
     "reading": ReadingData,
+    "zone": ZoneData,
+    "crossing": CrossingData,
+    "count": CountData,
     "gap": GapData,
     "clock": ClockData,
     "alarm": AlarmData,
@@ -214,7 +218,11 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PipelineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since the start of the agent, and latencies from capture to rules by stage."""
+    """Counters since the start of the agent, and latencies from capture to rules by stage.
+
+    `idle` frames were skipped by the motion gate; `state_resets` says how often a recurrent model
+    had to start anew after a gap.
+    """
 
     frames: int
     drops: int
@@ -222,6 +230,8 @@ class PipelineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     fps: float
     latency_ms: dict[str, Latency]
+    idle: int = 0
+    state_resets: int = 0
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ from edge.manifest import (
     Manifest,
     Precision,
     Preprocess,
+    StatePair,
     Task,
     Thresholds,
     Variant,
@@ -53,8 +54,10 @@ class Assumption(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recognition:
-    """What a model was recognised as. `states` are pairs of an input and the output that becomes
-    it for the next frame; `graph_facts` is for people."""
+    """What a model was recognised as, in the words of the manifest, and what was assumed of it.
+
+    The first of `inputs` is for the frame.
+    """
 
     format: Format
     precision: Precision
@@ -65,7 +68,8 @@ class Recognition:
     thresholds: Thresholds
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    states: tuple[tuple[str, str], ...]
+    state: tuple[StatePair, ...]
+    constants: dict[str, float]
     assumptions: tuple[Assumption, ...]
 
     def manifest(self, *, name: str, model: bytes) -> Manifest:
@@ -74,11 +78,13 @@ class Recognition:
         variant = Variant(
             name=place, format=self.format, precision=self.precision,
             file=f"variants/{place}.{self.format}", inputs=self.inputs, outputs=self.outputs,
+            state=self.state, constants=self.constants,
         )  # fmt: skip
         return Manifest(
-            format=FORMAT, name=name, version="0", task=self.task, labels=self.labels,
-            preprocess=self.preprocess, decoder=self.decoder, thresholds=self.thresholds,
-            variants=(variant,),
+            format=FORMAT, name=name, version="0",
+            requires=("state",) if self.state or self.constants else (),
+            task=self.task, labels=self.labels, preprocess=self.preprocess,
+            decoder=self.decoder, thresholds=self.thresholds, variants=(variant,),
             files={variant.file: FileEntry(size=len(model), sha256=sha256(model).hexdigest())},
         )  # fmt: skip
 
@@ -114,13 +120,13 @@ def recognize(model: bytes, *, format: Format, hints: Hints | None = None) -> Re
                 flag="--min-score",
             )
         )
-    for source, target in facts.states:
+    for pair in facts.states:
         assumed.append(
             Assumption(
                 key="state",
-                value=f"{target} becomes {source} for the next frame",
-                why="an output has the shape of an input that is no picture or window",
-                flag="(none)",
+                value=f"{pair.output} of one frame is {pair.input} of the next",
+                why="their names, shapes and dtypes",
+                flag="--constant",
             )
         )
     recognition = Recognition(
@@ -134,7 +140,8 @@ def recognize(model: bytes, *, format: Format, hints: Hints | None = None) -> Re
         # The picture or window comes first, whatever the order in the file.
         inputs=(facts.input, *(spec for spec in facts.inputs if spec.name != facts.input.name)),
         outputs=facts.outputs,
-        states=facts.states,
+        state=facts.states,
+        constants=hints.constants,
         assumptions=tuple(assumed),
     )
     _try(recognition, facts)

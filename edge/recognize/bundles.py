@@ -17,6 +17,7 @@ from edge.errors import ConfigError
 from edge.manifest import GoldenCase, Provenance
 from edge.recognize import Format, Hints, Recognition, recognize
 from edge.recognize.facts import trial_tensor
+from edge.state import State
 from edge.types import Array
 
 MAX_BYTES = 2 << 30
@@ -74,9 +75,8 @@ def save(bundle: Bundle, destination: Path) -> Bundle:
     engine: seams.Engine = seams.find("engines", variant.format)(model)
     main = variant.inputs[0]
     given = trial_tensor(main, "smooth")
-    others = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in variant.inputs[1:]}
     try:
-        answers = engine.run({main.name: given, **others})
+        answers = engine.run(State(variant).inputs(given))
     finally:
         engine.close()
     files = {variant.file: model, "golden/input.npy": _npy(given)}
@@ -89,7 +89,7 @@ def save(bundle: Bundle, destination: Path) -> Bundle:
         name="smooth picture" if len(main.shape) == 4 else "waves", kind="variant",
         input="golden/input.npy", outputs=outputs, variant=variant.name, tolerance={"error": 1e-3},
     )  # fmt: skip
-    golden = (case,) if len(variant.inputs) == 1 and outputs else ()
+    golden = (case,) if outputs else ()
     manifest = bundles.with_files(msgspec.structs.replace(manifest, golden=()), files)
     return bundles.write(destination, msgspec.structs.replace(manifest, golden=golden), files)
 

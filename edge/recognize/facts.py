@@ -13,8 +13,10 @@ import numpy as np
 
 from edge import seams
 from edge.errors import ConfigError, EngineError
+from edge.manifest import StatePair
 from edge.recognize.graph import Graph, literal, read
 from edge.recognize.hints import Hints
+from edge.state import find_state
 from edge.types import Array, TensorSpec
 
 MAX_SIDE = 8192
@@ -25,7 +27,7 @@ _TRIALS = ("noise", "smooth")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
     """One model: its main input (a picture or a window), other inputs, outputs as the trial gave
-    them. `trials` hold every output as float64, by name; `states` are pairs of input and output.
+    them. `trials` hold every output as float64, by name.
     """
 
     format: str
@@ -33,7 +35,7 @@ class Facts:
     input: TensorSpec
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    states: tuple[tuple[str, str], ...]
+    states: tuple[StatePair, ...]
     trials: tuple[Mapping[str, Array], ...]
 
     @property
@@ -51,7 +53,7 @@ class Facts:
     @property
     def answers(self) -> tuple[TensorSpec, ...]:
         """The outputs that are no state."""
-        kept = {name for _, name in self.states}
+        kept = {pair.output for pair in self.states}
         return tuple(spec for spec in self.outputs if spec.name not in kept)
 
     def values(self, name: str) -> list[Array]:
@@ -72,10 +74,10 @@ def find(model: bytes, format: str, hints: Hints) -> Facts:
     graph = read(model, format)
     engine: seams.Engine = seams.find("engines", format)(model)
     try:
-        states, main = _roles(engine.inputs, engine.outputs)
+        states, main = _roles(engine.inputs, engine.outputs, hints)
         spec = _main_input(main, format, graph, hints)
         inputs = tuple(spec if one.name == main.name else _settled(one, 1) for one in engine.inputs)
-        raw = [engine.run(_trial_inputs(inputs, spec, kind)) for kind in _TRIALS]
+        raw = [engine.run(_trial_inputs(inputs, spec, kind, hints)) for kind in _TRIALS]
         outputs = tuple(
             _output(one, [answers[one.name] for answers in raw]) for one in engine.outputs
         )
@@ -100,44 +102,27 @@ def find(model: bytes, format: str, hints: Hints) -> Facts:
 
 
 def _roles(
-    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
-) -> tuple[tuple[tuple[str, str], ...], TensorSpec]:
-    """Which inputs are the state that an output gives back, and the one that is left.
-
-    A state has the shape of an output, and that output no other taker. The first input that could
-    be a picture is none.
-    """
+    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], hints: Hints
+) -> tuple[tuple[StatePair, ...], TensorSpec]:
+    """Which inputs are the state that an output gives back, and the one that is for the frame."""
     if not inputs:
         raise ConfigError("the model has no input")
-    pictures = [spec for spec in inputs if len(spec.shape) == 4 and _channels_at(spec)]
-    main = pictures[0] if pictures else inputs[0]
-    states, free = [], list(outputs)
-    for spec in inputs:
-        if spec.name == main.name or len(inputs) == 1:
-            continue
-        fitting = [out for out in free if out.dtype == spec.dtype and _same(spec, out)]
-        named = [out for out in fitting if _alike(spec.name, out.name)] or fitting
-        if not named:
+    names = [spec.name for spec in inputs]
+    unknown = sorted(set(hints.constants) - set(names))
+    if unknown:
+        raise ConfigError(f"--constant {unknown[0]}: there are the inputs {', '.join(names)}")
+    states = find_state(inputs, outputs)
+    given = {pair.input for pair in states} | set(hints.constants)
+    left = [spec for spec in inputs if spec.name not in given]
+    pictures = [spec for spec in left if len(spec.shape) == 4 and _channels_at(spec)]
+    main = (pictures or left or [inputs[0]])[0]
+    for spec in left:
+        if spec.name != main.name:
             raise ConfigError(
-                f"input {spec} is neither a picture or window nor a state that an output gives"
-                " back; this version feeds one input and states only. Export the model with that"
-                " input as a constant"
+                f"the model has the inputs {'; '.join(map(str, left))}: one is for the frame, what"
+                f" are the others? Name their values: --constant {spec.name}=NUMBER"
             )
-        states.append((spec.name, named[0].name))
-        free.remove(named[0])
-    return tuple(states), main
-
-
-def _same(first: TensorSpec, second: TensorSpec) -> bool:
-    return len(first.shape) == len(second.shape) > 0 and all(
-        a == b or -1 in (a, b) for a, b in zip(first.shape, second.shape, strict=True)
-    )
-
-
-def _alike(first: str, second: str) -> bool:
-    """state and stateN, h and hn, c_in and c_out: names that begin alike."""
-    short = min(len(first), len(second), 3)
-    return first[:short].lower() == second[:short].lower()
+    return states, main
 
 
 def _channels_at(spec: TensorSpec) -> list[int]:
@@ -226,8 +211,12 @@ def _noted_size(graph: Graph) -> tuple[int, int] | None:
     return None
 
 
-def _trial_inputs(inputs: tuple[TensorSpec, ...], main: TensorSpec, kind: str) -> dict[str, Array]:
+def _trial_inputs(
+    inputs: tuple[TensorSpec, ...], main: TensorSpec, kind: str, hints: Hints
+) -> dict[str, Array]:
     given = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in inputs}
+    for name, value in hints.constants.items():
+        given[name][...] = value
     given[main.name] = trial_tensor(main, kind)
     return given
 

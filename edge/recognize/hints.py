@@ -21,7 +21,8 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 class Hints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`size` is width, height for a model that is open in size. `mean` and `std` are over 0..255,
     one number or one a channel. `channels`, `rate_hz`, `length` and `hop` are of windows of
-    samples. `points` name key points. `params` go into the decoder's parameters as they are.
+    samples. `constants` are the values of inputs that never change, such as a sampling rate.
+    `points` name key points. `params` go into the decoder's parameters as they are.
     """
 
     task: Task | None = None
@@ -40,6 +41,7 @@ class Hints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     rate_hz: float = 0.0
     length: int = 0
     hop: int = 0
+    constants: dict[str, float] = {}
     params: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
