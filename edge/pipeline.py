@@ -295,6 +295,7 @@ class Pipeline:
                 moments["stages"] = time.monotonic_ns()
             outcome = self._rules(prediction, frame.mono_ns, _size(frame))
         except FrameError as error:
+            self._gaps.missed()
             self._bad_frame(error)
             return None
         self.stats.frame(moments)

@@ -127,6 +127,20 @@ def test_the_same_from_python(folder: Path) -> None:
     assert len({tuple(sorted(step.prediction.names)) for step in steps}) == 1
 
 
+def test_the_schema_knows_all_of_it() -> None:
+    need_module("jsonschema")
+    import jsonschema
+
+    schema = configuration.json_schema()
+    motion = {"motion": {"min_area": 0.01, "at_least_every_s": 5}}
+    document = tomllib.loads(CONFIG)
+    document["pipeline"][0] |= motion
+    jsonschema.Draft202012Validator(schema).validate(document)
+    document["pipeline"][0]["stage"][0]["max_crop"] = 3
+    with pytest.raises(jsonschema.ValidationError, match="max_crop"):
+        jsonschema.Draft202012Validator(schema).validate(document)
+
+
 def test_mistakes_are_told_with_file_and_key(tmp_path: Path) -> None:
     text = (
         CONFIG.replace('zone = "first_half"', 'zone = "frist_half"')
