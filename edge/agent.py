@@ -143,6 +143,7 @@ class Agent:
                 "source": state.source.state,
                 "frames": stats.frames,
                 "drops": stats.drops,
+                "idle": stats.idle,
                 "bad_frames": stats.bad_frames,
                 "events": stats.events,
                 "fps": stats.fps,

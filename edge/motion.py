@@ -66,8 +66,8 @@ class MotionGate:
 
 
 def _small(picture: Array) -> Array:
-    """Grey, `_WIDTH` wide, each pixel the mean of nine of those that it stands for: enough for noise
-    to cancel out, and a fifth of the time that the mean of all takes at 1080p."""
+    """Grey, `_WIDTH` wide, each pixel the mean of nine of those that it stands for: enough for
+    noise to cancel out, and a fifth of the time that the mean of all takes at 1080p."""
     import cv2
 
     height, width = picture.shape[:2]

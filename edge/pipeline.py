@@ -211,6 +211,8 @@ class Pipeline:
         self.source: seams.Source = seams.find("sources", config.source.type)(
             config.source.options, name=config.name, preprocess=manifest.preprocess
         )
+        self._own_hosts = Hosts() if hosts is None else None
+        hosts = self._own_hosts if hosts is None else hosts
         self.model = Model(
             bundle,
             hosts=hosts,
@@ -293,6 +295,7 @@ class Pipeline:
                 moments["stages"] = time.monotonic_ns()
             outcome = self._rules(prediction, frame.mono_ns, _size(frame))
         except FrameError as error:
+            self._gaps.missed()
             self._bad_frame(error)
             return None
         self.stats.frame(moments)
@@ -323,8 +326,9 @@ class Pipeline:
         return MotionGate(config.motion)
 
     def _close_models(self) -> None:
-        for model in (self.model, *(stage.model for stage in self.stages)):
-            model.close()
+        """Free the engines, unless they are shared."""
+        if self._own_hosts is not None:
+            self._own_hosts.close()
 
     # ---- the reading thread
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.errors import BundleError
+from edge.errors import BundleError, FrameError
 from edge.manifest import StatePair, Variant
 from edge.types import Array, Frame, TensorSpec
 
@@ -62,8 +62,14 @@ class State:
         return {self.frame_input.name: tensor, **self._inputs}
 
     def keep(self, outputs: Mapping[str, Array]) -> None:
-        """Take over the state that the engine gave."""
+        """Take over the state that the engine gave.
+
+        FrameError when it is not finite: it would never be again, so that it starts anew.
+        """
         for pair in self._pairs:
+            if not np.isfinite(outputs[pair.output]).all():
+                self.reset()
+                raise FrameError(f"the model's state {pair.output} is not finite; it starts anew")
             self._inputs[pair.input] = outputs[pair.output]
 
     def reset(self) -> None:
@@ -80,14 +86,20 @@ class Gaps:
     def __init__(self, gap_s: float) -> None:
         self._gap_ns = round(gap_s * 1e9)
         self._last: Frame | None = None
+        self._missed = False
 
     def before(self, frame: Frame) -> bool:
         """Whether something is missing between this frame and the last one that was given here."""
         last, self._last = self._last, frame
+        missed, self._missed = self._missed, False
         if last is None:
             return False
         paused = 0 < self._gap_ns < frame.mono_ns - last.mono_ns
-        return frame.number != last.number + 1 or paused
+        return missed or paused or frame.number != last.number + 1
+
+    def missed(self) -> None:
+        """The last frame that was given here could not be used."""
+        self._missed = True
 
 
 def find_state(

@@ -14,7 +14,7 @@ from builders import MODEL_FILES, manifest
 from edge import golden, seams
 from edge.bundle import Bundle, with_files, write
 from edge.engines.host import Hosts
-from edge.errors import BundleError
+from edge.errors import BundleError, FrameError
 from edge.manifest import GoldenCase, StatePair
 from edge.model import Model
 from edge.state import Gaps, find_state
@@ -92,6 +92,16 @@ def test_streams_share_an_engine_and_not_their_state(
     one, other = Model(opened, hosts=hosts), Model(opened, hosts=hosts)
     assert [scores(one, 1)[0], scores(other, 10)[0], scores(one, 1)[0]] == [2, 20, 4]
     hosts.close()
+
+
+def test_a_state_that_is_not_finite_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Model(bundle(tmp_path, monkeypatch)) as model:
+        scores(model, 1)
+        with pytest.raises(FrameError, match="state hn is not finite; it starts anew"):
+            model.infer(np.full((1, 4, 2), np.nan, np.float32))
+        assert scores(model, 1)[0] == 2
 
 
 def test_golden_cases_start_from_nothing_and_leave_nothing(
@@ -172,6 +182,13 @@ def test_a_missing_number_is_a_gap() -> None:
 
 def test_a_pause_is_a_gap_where_one_is_asked_for() -> None:
     assert gaps(2, (0, 0), (1, 1.9), (2, 4), (3, 5)) == [False, False, True, False]
+
+
+def test_a_frame_that_could_not_be_used_is_a_gap() -> None:
+    stream = Gaps(0)
+    assert not stream.before(at(0, 0))
+    stream.missed()
+    assert [stream.before(at(number, 0)) for number in (1, 2)] == [True, False]
 
 
 # ---- finding state
