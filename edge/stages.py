@@ -11,13 +11,13 @@ from typing import Self
 
 import numpy as np
 
-from edge.bundle import Bundle
 from edge.config import StageConfig
 from edge.engines.host import Hosts
 from edge.errors import ConfigError
 from edge.manifest import ImagePreprocess
 from edge.model import Model
 from edge.reading import main_row
+from edge.recognize.bundles import open_any
 from edge.types import Array, Attribute, Classification, Detections, Prediction
 
 
@@ -56,7 +56,7 @@ class Stage:
         if first.manifest.task != "detect":
             raise ConfigError(f"stage: {first.manifest.name} finds no boxes to look at")
         model = Model(
-            Bundle.open(config.bundle),
+            open_any(config.bundle),
             hosts=hosts,
             variant=config.variant,
             accelerator=config.accelerator,

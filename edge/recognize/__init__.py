@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -85,8 +85,18 @@ class Recognition:
             requires=("state",) if self.state or self.constants else (),
             task=self.task, labels=self.labels, preprocess=self.preprocess,
             decoder=self.decoder, thresholds=self.thresholds, variants=(variant,),
+            rules=_RULES.get(self.task, ()),
             files={variant.file: FileEntry(size=len(model), sha256=sha256(model).hexdigest())},
         )  # fmt: skip
+
+
+_RULES: dict[Task, tuple[dict[str, Any], ...]] = {
+    **dict.fromkeys(get_args(Task), ()),
+    **dict.fromkeys(("detect", "instance", "keypoints", "oriented"), ({"type": "filter"},)),
+    "classify": ({"type": "on_change"},),
+    "anomaly": ({"type": "on_change"},),
+}
+"""What is worth an event where nobody says so: frames with detections, classes that change."""
 
 
 def recognize(model: bytes, *, format: Format, hints: Hints | None = None) -> Recognition:
@@ -129,6 +139,15 @@ def recognize(model: bytes, *, format: Format, hints: Hints | None = None) -> Re
                 flag="--constant",
             )
         )
+    if _RULES[reading.task]:
+        (rule,) = _RULES[reading.task]
+        words = {"filter": "frames with detections", "on_change": "what has changed"}
+        assumed.append(
+            Assumption(
+                key="events", value=words[rule["type"]], why="no rules are given",
+                flag="rules in an edge.toml",
+            )
+        )  # fmt: skip
     recognition = Recognition(
         format=format,
         precision=_precision(facts),

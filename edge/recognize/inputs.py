@@ -47,7 +47,8 @@ def _picture(facts: Facts, reading: Reading, hints: Hints) -> Prepared:
     if not hints.color:
         assumed.append(("color", color, "one channel" if channels == 1 else same, "--color"))
     if not hints.resize:
-        assumed.append(("resize", resize, same, "--resize"))
+        words = f"letterbox, {anchor}" if resize == "letterbox" else resize
+        assumed.append(("resize", words, same, "--resize, --anchor, --pad"))
     mean, std, range_why = _range(facts, reading, hints, usual, why)
     folded = mean is None
     if mean is None or std is None:
