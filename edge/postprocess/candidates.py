@@ -106,8 +106,9 @@ def sigmoid(values: Array) -> Array:
 
 def softmax(values: Array) -> Array:
     """exp(x - max) / sum(exp(x - max)) over the last axis."""
-    raised = np.exp(values - values.max(axis=-1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=-1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # what is not finite gives NaN, and is refused later
+        raised = np.exp(values - values.max(axis=-1, keepdims=True))
+        return np.asarray(raised / raised.sum(axis=-1, keepdims=True))
 
 
 def logit(score: float) -> float:

@@ -71,8 +71,8 @@ class Listed:
         rows, classes = rows[classes > -0.5], classes[classes > -0.5]
         order = np.argsort(-scores[rows], kind="stable")
         rows, classes = rows[order], known_classes(classes[order], len(self._labels))
-        boxes = candidates.finite(self._boxes(raw).reshape(-1, 4)[rows]) * self._scale
-        boxes = candidates.corners(boxes, self._params.form)
+        boxes = candidates.finite(self._boxes(raw).reshape(-1, 4)[rows])
+        boxes = candidates.corners(boxes, self._params.form) * self._scale
         return candidates.detections(placed, boxes, scores[rows], classes, self._labels)
 
 
@@ -121,8 +121,8 @@ class BoxesScores:
             scores, stored = scores.T, stored.T
         best = class_best(scores, params.activation, params.background, self._min_score,
                           params.max_candidates)  # fmt: skip
-        boxes = candidates.finite(self._boxes.real(stored[best.rows])) * self._scale
-        boxes = candidates.corners(boxes, params.form)
+        boxes = candidates.finite(self._boxes.real(stored[best.rows]))
+        boxes = candidates.corners(boxes, params.form) * self._scale
         keep = candidates.suppress(
             boxes, best.scores, best.classes, iou=params.nms_iou, class_aware=params.class_aware_nms
         )

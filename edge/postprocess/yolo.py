@@ -188,7 +188,7 @@ class EndToEnd:
         scores = candidates.finite(table[:, 4])
         (rows,) = np.nonzero(scores >= self._min_score)
         found = candidates.finite(table[rows[np.argsort(-scores[rows], kind="stable")]])
-        boxes = candidates.corners(found[:, :4] * self._scale, self._params.boxes)
+        boxes = candidates.corners(found[:, :4], self._params.boxes) * self._scale
         classes = known_classes(found[:, 5], len(self._labels))
         return candidates.detections(placed, boxes, found[:, 4], classes, self._labels)
 
