@@ -181,13 +181,14 @@ def _listed_classes(facts: Facts) -> int | None:
 
 def _table(facts: Facts, hints: Hints) -> list[Reading]:
     """One output, a row a candidate: [1, N, columns], [1, columns, N] or [n, columns]."""
-    tables = [s for s in facts.answers if len(s.shape) in (2, 3) and s.shape[0] in (1, -1)]
-    if len(facts.answers) == 1 and len(facts.answers[0].shape) == 2:
-        tables = list(facts.answers)
+    tables = [s for s in facts.answers if len(s.shape) in (2, 3)]
+    others = [s for s in facts.answers if s not in tables]
+    if len(tables) != 1 or len(others) > 1 or any(len(s.shape) != 4 for s in others):
+        return []  # what is beside it would be left unread
     found: list[Reading] = []
     for spec in tables:
         found += _finished(facts, spec)
-        if len(spec.shape) == 3:
+        if len(spec.shape) == 3 and spec.shape[0] == 1:
             for axis in (1, 2):
                 found += _raw_table(facts, hints, spec, axis)
     return found
@@ -238,6 +239,8 @@ def _raw_table(facts: Facts, hints: Hints, spec: TensorSpec, axis: int) -> list[
     anchored = families.grids_of(facts.size, rows, anchors=3)
     one = f"{rows} candidates are the cells of grids of stride {_list(grid)}"
     three = f"{rows} candidates are three anchors in each cell of grids of stride {_list(anchored)}"
+    # One grid alone is a weak sign: many numbers are some grid's.
+    strength = SHOWN if grid and len(grid) > 1 else POSSIBLE
     found: list[Reading] = []
     rest_unit = unit([v[:, 5:] for v in values]) and unit([v[:, 4] for v in values])
     base: dict[str, Any] = {"family": "yolo", "score": 0.25}
@@ -248,9 +251,9 @@ def _raw_table(facts: Facts, hints: Hints, spec: TensorSpec, axis: int) -> list[
         why = f"{one}, and sizes below 0 are not decoded yet"
         found.append(_coco("yolox", columns - 5, raw, SHOWN, why, family="yolox", score=0.3))
     if grid and sizes_positive and rest_unit:
-        found += _decoded_grid(hints, columns, params, one)
+        found += _decoded_grid(hints, columns, params, one, strength)
     if grid and sizes_positive and not rest_unit:
-        found += _extra_columns(facts, hints, spec, values, params, one)
+        found += _extra_columns(facts, hints, spec, values, params, one, strength)
     if grid and channels == "last":
         found += _distributions(facts, spec, values, grid, one)
     queries = len(facts.answers) == 1 and rows <= _MAX_FINISHED and channels == "last"
@@ -270,17 +273,19 @@ def _coco(
     )  # fmt: skip
 
 
-def _decoded_grid(hints: Hints, columns: int, params: dict[str, Any], why: str) -> list[Reading]:
+def _decoded_grid(
+    hints: Hints, columns: int, params: dict[str, Any], why: str, strength: int
+) -> list[Reading]:
     """One candidate a cell, boxes decoded: with objectness (YOLOX, v6) or without (v8 and on)."""
     without = _coco(
-        "yolov8", columns - 4, {**params, "nms_iou": 0.7}, SHOWN, why, family="yolo", score=0.25
+        "yolov8", columns - 4, {**params, "nms_iou": 0.7}, strength, why, family="yolo", score=0.25
     )
     # The exporters that emit rows keep the objectness, those that emit columns have none.
     if params["channels"] == "first" and columns != 85:
         return [without]
     if columns < 6:
         return [without]
-    with_objectness = _coco("yolov5", columns - 5, params, SHOWN, why, score=0.3)
+    with_objectness = _coco("yolov5", columns - 5, params, strength, why, score=0.3)
     told = {columns - 4: without, columns - 5: with_objectness}
     if len(hints.labels) in told:
         return [told[len(hints.labels)]]
@@ -295,14 +300,17 @@ def _extra_columns(
     values: list[Array],
     params: dict[str, Any],
     why: str,
+    strength: int,
 ) -> list[Reading]:
     """Columns beyond class scores: mask coefficients, points, or an angle."""
     columns = values[0].shape[1]
     params = {**params, "nms_iou": 0.7}
     prototypes = [s for s in facts.answers if s is not spec and len(s.shape) == 4]
-    base: dict[str, Any] = {"family": "yolo", "score": 0.25, "strength": SHOWN}
+    base: dict[str, Any] = {"family": "yolo", "score": 0.25, "strength": strength}
     if prototypes:
-        count = min(prototypes[0].shape[1], prototypes[0].shape[3])
+        width, height = facts.size
+        last = prototypes[0].shape[1] * width == prototypes[0].shape[2] * height
+        count = prototypes[0].shape[3 if last else 1]
         classes = columns - 4 - count
         if classes < 1 or not unit([v[:, 4 : 4 + classes] for v in values]):
             return []

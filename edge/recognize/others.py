@@ -68,23 +68,21 @@ def _vectors(facts: Facts, hints: Hints) -> list[Reading]:
     ):
         embedding = reading("embed", "embedding", SHOWN, f"{size} values of length 1: a direction")
         return [_no_classes(embedding)]
+    numbers = reading("regress", "regression", POSSIBLE, f"{size} numbers")
     if last in ("Sigmoid", "LOGISTIC") or unit(values):
-        return [
-            reading(
-                "classify", "scores", SHOWN if last in ("Sigmoid", "LOGISTIC") else POSSIBLE,
-                f"{size} values in 0..1 that do not sum to 1: chances, each for itself",
-            )
-        ]  # fmt: skip
-    logits = f"{size} values without bounds: logits"
-    if len(hints.labels) in (size, size - 1) or size in (1000, 1001):
-        why = f"{logits} of ImageNet's classes" if size in (1000, 1001) else (
-            f"{logits} of the {len(hints.labels)} labels given"
-        )  # fmt: skip
-        return [reading("classify", "softmax", SHOWN, why)]
+        strength = SHOWN if last in ("Sigmoid", "LOGISTIC") else POSSIBLE
+        why = f"{size} values in 0..1 that do not sum to 1: chances, each for itself"
+        return [reading("classify", "scores", strength, why), numbers]
+    logits, strength = f"{size} values without bounds: logits", POSSIBLE
+    if size in (1000, 1001):
+        logits, strength = f"{logits} of ImageNet's classes", SHOWN
+    elif len(hints.labels) in (size, size - 1):
+        logits, strength = f"{logits} of the {len(hints.labels)} labels given", SHOWN
+    each = f"{size} values without bounds that stand each for itself"
     return [
-        reading("classify", "softmax", POSSIBLE, logits),
-        reading("classify", "sigmoid", POSSIBLE, f"{logits} that stand each for itself"),
-        reading("regress", "regression", POSSIBLE, f"{size} numbers"),
+        reading("classify", "softmax", strength, logits),
+        reading("classify", "sigmoid", POSSIBLE, each),
+        numbers,
         _no_classes(reading("embed", "embedding", POSSIBLE, f"an embedding of {size} numbers")),
     ]
 
