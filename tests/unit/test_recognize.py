@@ -430,4 +430,4 @@ def test_random_graphs_never_give_a_traceback() -> None:
         except EdgeError as error:
             assert "\n\n" not in str(error)
             seen.add("asked")
-    assert len(seen) >= 5, "the graphs are worth recognising"
+    assert len(seen) >= 4, "the graphs are worth recognising"
