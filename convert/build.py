@@ -19,6 +19,7 @@ from convert import golden, installed
 from convert.errors import ConversionError
 from convert.job import Job
 from convert.judge import Judge
+from convert.layouts import single
 from convert.maker import Maker
 from convert.original import Exported
 from convert.predictions import from_recipe
@@ -220,8 +221,8 @@ class _Build:
             format=exported.format,
             precision=exported.precision,
             file=_path(exported),
-            inputs=(exported.input,),
-            outputs=exported.outputs,
+            inputs=(single(exported.input),),
+            outputs=tuple(map(single, exported.outputs)),
             parity=measured.parity,
             agreement=measured.agreement,
             accuracy=measured.accuracy,
