@@ -90,5 +90,6 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(BIN)/python pyproject.to
 $(VENV)/.convert: $(BIN)/python pyproject.toml
 	@echo "installing torch and edgewright[convert,test] into $(VENV) ..."
 	@$(PIP) install --constraint convert/constraints.txt torch
-	@$(PIP) install --constraint convert/constraints.txt --editable '.[convert,test]'
+	@$(PIP) install --constraint convert/constraints.txt \
+		--editable '.[convert,convert-keras,convert-sklearn,test]'
 	@touch $@

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge.errors import EngineError
-from edge.types import Array, TensorSpec
+from edge.types import Array, Quantization, TensorSpec
 
 
 class TfliteEngine:
@@ -105,4 +105,7 @@ def _tensors(interpreter: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _spec(name: str, detail: Mapping[str, Any]) -> TensorSpec:
     shape = tuple(int(size) for size in detail["shape"])
-    return TensorSpec(name=name, shape=shape, dtype=np.dtype(detail["dtype"]).name)
+    dtype = np.dtype(detail["dtype"]).name
+    scale, zero_point = detail["quantization"]
+    quantization = Quantization(scale=float(scale), zero_point=int(zero_point)) if scale else None
+    return TensorSpec(name=name, shape=shape, dtype=dtype, quantization=quantization)

@@ -131,7 +131,7 @@ def test_a_model_that_cannot_be_exported_refuses_that_format_alone(
 ) -> None:
     from convert.exporters import tflite
 
-    def fail(model: object) -> bytes:
+    def fail(*_: object) -> bytes:
         raise NotImplementedError("no lowering for this operation")
 
     monkeypatch.setattr(tflite, "export", fail)
@@ -223,4 +223,4 @@ def test_weights_of_another_model(trained_recipe: Recipes, run_convert: Convert)
     shutil.copy(trained_recipe("lamps") / "weights.safetensors", folder)
     done = run_convert(folder)
     assert done.exit_code == 8
-    assert "weights.safetensors: does not fit the model that build() makes" in done.stderr
+    assert "weights.safetensors: does not fit the model that the factory makes" in done.stderr
