@@ -99,11 +99,14 @@ def of_maps(found: Sequence[Array], truths: Sequence[Array]) -> dict[str, float]
     counts: dict[tuple[int, int], int] = {}
     for one, other in zip(truths, found, strict=True):
         pairs = np.stack([one.ravel(), other.ravel()])
-        for (true, answer), pixels in zip(*_unique(pairs), strict=True):
-            counts[true, answer] = counts.get((true, answer), 0) + pixels
-    true, answer = zip(*counts, strict=True)
+        for pair, pixels in zip(*_unique(pairs), strict=True):
+            counts[pair] = counts.get(pair, 0) + pixels
     score = jaccard_score(
-        true, answer, average="macro", sample_weight=list(counts.values()), zero_division=0
+        [true for true, _ in counts],
+        [answer for _, answer in counts],
+        average="macro",
+        sample_weight=list(counts.values()),
+        zero_division=0,
     )
     return {"miou": float(score)}
 

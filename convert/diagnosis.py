@@ -131,20 +131,26 @@ def transposed(
     `pairs` are the same inputs as the original and as the variant takes them; `target` is the
     variant's input.
     """
-    for title, change in _rearrangements(target):
-        try:
-            errors = [
-                range_error(found[name], wanted[name])
-                for wanted, found in (
-                    (run(original), variant(np.array(change(tensor), order="C")))
-                    for original, tensor in pairs
-                )
-                for name in wanted
-            ]
-        except (EdgeError, ValueError, KeyError):
-            continue
-        if errors and max(errors) < SAME:
-            return title
+
+    def worst(change: Callable[[Array], Array]) -> float:
+        errors = [
+            range_error(found[name], wanted[name])
+            for wanted, found in (
+                (run(original), variant(np.array(change(tensor), order="C")))
+                for original, tensor in pairs
+            )
+            for name in wanted
+        ]
+        return max(errors, default=0.0)
+
+    try:
+        if worst(lambda tensor: tensor) < BETTER:
+            return ""
+        for title, change in _rearrangements(target):
+            if worst(change) < SAME:
+                return title
+    except (EdgeError, ValueError, KeyError):
+        pass  # a guess that cannot be run explains nothing
     return ""
 
 

@@ -5,6 +5,7 @@ Importable without torch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -14,6 +15,17 @@ from convert.recipe import VARIANTS
 from convert.worst import WorstSample
 from edge.bundle import Bundle
 from edge.manifest import Parity, Precision
+
+
+def finite(document: Any) -> Any:
+    """The same document with None for the numbers that JSON cannot say."""
+    if isinstance(document, dict):
+        return {key: finite(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [finite(value) for value in document]
+    if isinstance(document, float) and not math.isfinite(document):
+        return None
+    return document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,507 @@
+"""Any two model files side by side, whoever made them: the gate of `edge convert` for what is
+already in the field.
+
+Both run on edge's own engines, on the same pictures through edge's own preprocessing, and the
+candidate is judged by the bounds of its precision.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from convert import accuracy, diagnosis, gate
+from convert.agreement import agreement, closeness
+from convert.diagnosis import Evidence
+from convert.labelled import Folder
+from convert.layouts import to_layout
+from convert.model_file import ModelFile
+from convert.parity import Tally
+from convert.recipe import Bounds
+from convert.report import Measured, finite
+from convert.worst import WorstSample, WorstSamples
+from edge import seams
+from edge.errors import ConfigError, EngineError, FrameError
+from edge.manifest import ImagePreprocess, Variant
+from edge.types import Array, Classification, Geometry, Prediction, TensorSpec
+
+Task = Literal["classify", "detect", "tensors"]
+TRIED = 32
+TENSORS = 8
+"""Inputs on which the layers are compared."""
+MIN_SCORE = 0.5
+
+
+PREPROCESS = ImagePreprocess(resize="stretch")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """How the two files are to be compared.
+
+    `output` names the scores of a classifier; where it is empty the only output [1, C] is taken.
+    `labels` name its classes in their order; by default they are numbers from 0.
+    `decoder` and `params` are one of edge's decoders, for detect.
+    """
+
+    task: Task = "classify"
+    preprocess: ImagePreprocess = PREPROCESS
+    output: str = ""
+    labels: tuple[str, ...] = ()
+    decoder: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    keep: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One layer of the candidate: how far it is from the reference's, and what it adds to that."""
+
+    layer: str
+    op: str
+    error: float
+    added: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What came of it: the candidate stands when `refusals` is empty."""
+
+    task: Task
+    reference: Measured
+    candidate: Measured
+    files: dict[str, dict[str, Any]]
+    samples: int
+    labelled: int
+    skipped: dict[str, int]
+    unlabelled: dict[str, int]
+    preprocess: ImagePreprocess
+    bounds: Bounds
+    refusals: list[str]
+    advice: str
+    layers: list[Layer]
+    worst: list[WorstSample]
+
+    def as_json(self) -> dict[str, Any]:
+        """One object for machines, in the form of a conversion's report."""
+        reference, candidate = self.files["reference"], self.files["candidate"]
+        document: dict[str, Any] = {
+            "kind": "compare",
+            "title": f"{candidate['file']} against {reference['file']}",
+            "task": self.task,
+            "samples": self.samples,
+            "labelled": self.labelled,
+            "skipped": self.skipped,
+            "unlabelled": self.unlabelled,
+            "preprocess": msgspec.to_builtins(msgspec.structs.asdict(self.preprocess)),
+            "bounds": msgspec.structs.asdict(self.bounds),
+            "reference": self.reference.accuracy,
+            "variants": [
+                {
+                    "name": reference["file"],
+                    "role": "reference",
+                    "ships": True,
+                    **reference,
+                    **msgspec.to_builtins(self.reference),
+                    "refusals": [],
+                },
+                {
+                    "name": candidate["file"],
+                    "role": "candidate",
+                    "ships": not self.refusals,
+                    **candidate,
+                    **msgspec.to_builtins(self.candidate),
+                    "refusals": self.refusals,
+                    "advice": self.advice,
+                    "layers": [
+                        {"layer": x.layer, "op": x.op, "error": x.error, "added": x.added}
+                        for x in self.layers
+                    ],
+                },
+            ],
+        }
+        found: dict[str, Any] = finite(document)
+        return found
+
+
+def compare(
+    reference: ModelFile,
+    candidate: ModelFile,
+    folder: Folder,
+    question: Question,
+    bounds: Bounds,
+    *,
+    advance: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """Run every sample of the folder through both files and judge the candidate.
+
+    ConfigError when they cannot be compared, or nothing in the folder can be used.
+    """
+    found = _Comparing(reference, candidate, folder, question)
+    for raw, kind in folder.samples(folder.files()):
+        found.add(raw, kind)
+        advance()
+    return found.result(bounds)
+
+
+def classes(file: ModelFile, question: Question) -> tuple[str, ...]:
+    """The labels that a classifier's outputs have without others: numbers from 0."""
+    if question.task != "classify":
+        return ()
+    output = _scores(file, question)
+    return tuple(str(index) for index in range(output.shape[-1]))
+
+
+class _Side:
+    """One of the two files, with what it answered."""
+
+    def __init__(self, file: ModelFile, question: Question) -> None:
+        self.file = file
+        self._preprocess = question.preprocess
+        self._prepare: Callable[[Array], Any] | None = None
+        self.decode = _decoder(file, question)
+        self.predictions: list[Prediction] = []
+        self.seconds: list[float] = []
+
+    def tensor(self, raw: Array, source: TensorSpec) -> tuple[Array, Geometry | None]:
+        """A picture as this file takes it; an array (in the layout of `source`) as it is."""
+        if raw.dtype == np.uint8 and raw.ndim == 3 and self.file.input.layout != "other":
+            if self._prepare is None:
+                self._prepare = _preparation(self._preprocess, self.file.input)
+            tensor, geometry = self._prepare(raw)
+            return tensor, geometry
+        spec = self.file.input
+        array = raw if raw.ndim == len(spec.shape) else raw[None]
+        array = to_layout(array, source, spec) if array.ndim == 4 else array
+        if array.shape != spec.shape:
+            raise FrameError(f"an array here is {list(spec.shape[1:])}, not {list(raw.shape)}")
+        return array.astype(spec.dtype, copy=False), None
+
+    def run(self, tensor: Array) -> dict[str, Array]:
+        started = time.perf_counter()
+        outputs = self.file.run(tensor)
+        self.seconds.append(time.perf_counter() - started)
+        return outputs
+
+    def about(self) -> dict[str, Any]:
+        file = self.file
+        return {
+            "file": file.path.name,
+            "format": file.format,
+            "precision": file.precision,
+            "engine": file.engine,
+            "size": len(file.model),
+            "input": str(file.input),
+            "latency_s": statistics.median(self.seconds),
+        }
+
+
+class _Comparing:
+    def __init__(
+        self, reference: ModelFile, candidate: ModelFile, folder: Folder, question: Question
+    ) -> None:
+        self._question = question
+        self._folder = folder
+        self._names = _partners(reference, candidate)
+        self._reference = _Side(reference, question)
+        self._candidate = _Side(candidate, question)
+        self._tallies = {name: Tally() for name in self._names}
+        self._worst = WorstSamples(question.keep)
+        self._classes: list[int | None] = []
+        self._pairs: list[tuple[Array, Array]] = []
+        self._known: list[tuple[Array, int]] = []
+        self._random = random.Random(0)
+
+    def add(self, raw: Array, kind: int | None) -> None:
+        """One sample through both."""
+        source = self._reference.file.input
+        try:
+            wanted_in, geometry = self._reference.tensor(raw, source)
+            found_in, other_geometry = self._candidate.tensor(raw, source)
+        except FrameError as error:
+            self._folder.skipped[str(error)] += 1
+            return
+        wanted, found = self._reference.run(wanted_in), self._candidate.run(found_in)
+        if not all(np.isfinite(value).all() for value in wanted.values()):
+            raise EngineError(
+                f"{self._reference.file.path}: gives values that are not finite; it cannot be a"
+                " reference"
+            )
+        worst = 0.0
+        for name, other in self._names.items():
+            try:
+                worst = max(worst, self._tallies[name].add(wanted[name], found[other]))
+            except ValueError as problem:
+                raise ConfigError(
+                    f"output {other} of {self._candidate.file.path} {problem}"
+                ) from problem
+        if len(self._pairs) < TENSORS:
+            self._pairs.append((wanted_in.copy(), found_in.copy()))
+        index = len(self._classes)
+        self._classes.append(kind)
+        if kind is not None:
+            # A reservoir, as in convert.verify.
+            place = index if len(self._known) < TRIED else self._random.randrange(index + 1)
+            if len(self._known) < TRIED:
+                self._known.append((raw, kind))
+            elif place < TRIED:
+                self._known[place] = (raw, kind)
+        self._answer(raw, kind, worst, (wanted, geometry), (found, other_geometry))
+
+    def _answer(self, raw: Array, kind: int | None, error: float, wanted: Any, found: Any) -> None:
+        """The predictions of one sample, for tasks that have any."""
+        first = second = None
+        near = 1.0
+        if self._reference.decode and self._candidate.decode:
+            first = self._reference.decode(*wanted)
+            try:
+                second = self._candidate.decode(*found)
+                near = closeness(first, second)
+            except FrameError:  # not finite, which the tally has counted as an infinite error
+                second, near = _nothing(first), 0.0
+            self._reference.predictions.append(first)
+            self._candidate.predictions.append(second)
+        self._worst.add(
+            WorstSample(
+                index=len(self._classes) - 1,
+                closeness=near,
+                error=error,
+                raw=raw,
+                reference=first,
+                found=second,
+                truth={} if kind is None else {"class": kind},
+            )
+        )
+
+    def result(self, bounds: Bounds) -> Comparison:
+        """Everything measured, judged and explained."""
+        if not self._classes:
+            reasons = ", ".join(f"{n} × {why}" for why, n in self._folder.skipped.items())
+            raise ConfigError(f"{self._folder.path}: nothing there can be used: {reasons}")
+        parity = {name: tally.parity() for name, tally in self._tallies.items()}
+        reference = Measured(accuracy=self._accuracy(self._reference))
+        same = (
+            agreement(self._reference.predictions, self._candidate.predictions)
+            if (self._reference.predictions)
+            else {}
+        )
+        measured = Measured(parity=parity, agreement=same, accuracy=self._accuracy(self._candidate))
+        refusals = self._doubts() + gate.refusals(
+            measured, bounds, reference=reference.accuracy, lower_is_better=()
+        )
+        evidence = self._evidence(measured)
+        precision = self._candidate.file.precision
+        return Comparison(
+            task=self._question.task,
+            reference=reference,
+            candidate=measured,
+            files={
+                "reference": self._reference.about(),
+                "candidate": self._candidate.about(),
+            },
+            samples=len(self._classes),
+            labelled=sum(kind is not None for kind in self._classes),
+            skipped=dict(self._folder.skipped),
+            unlabelled=dict(self._folder.unlabelled),
+            preprocess=self._question.preprocess,
+            bounds=bounds,
+            refusals=refusals,
+            advice=gate.advice(measured, evidence, precision=precision) if refusals else "",
+            layers=self._layers() if refusals else [],
+            worst=self._worst.worst_first(),
+        )
+
+    def _accuracy(self, side: _Side) -> dict[str, float]:
+        if not side.predictions:
+            return {}
+        pairs = [
+            (prediction, {"class": kind})
+            for prediction, kind in zip(side.predictions, self._classes, strict=True)
+            if kind is not None
+        ]
+        if not pairs:
+            return {}
+        found = accuracy.measure([p for p, _ in pairs], [truth for _, truth in pairs])
+        return {name: round(value, 6) for name, value in found.items()}
+
+    def _evidence(self, measured: Measured) -> Evidence:
+        exact = max(p.p99_error for p in measured.parity.values()) < diagnosis.SAME
+        target = self._candidate.file.input
+        return Evidence(
+            traits={name: tally.traits() for name, tally in self._tallies.items()},
+            permutation=diagnosis.permutation(
+                self._reference.predictions, self._candidate.predictions
+            )
+            if self._reference.predictions
+            else "",
+            transposed=""
+            if exact
+            else diagnosis.transposed(self._reference.file.run, self._renamed, self._pairs, target),
+        )
+
+    def _renamed(self, tensor: Array) -> dict[str, Array]:
+        """The candidate's outputs by the reference's names."""
+        found = self._candidate.file.run(tensor)
+        return {name: found[other] for name, other in self._names.items()}
+
+    def _doubts(self) -> list[str]:
+        """What the labels say against the way in which the reference is fed."""
+        side = self._reference
+        if len(self._known) < 8 or side.decode is None:
+            return []
+        names = side.predictions[0].labels
+        wanted, found = [], []
+        for kind, prediction in zip(self._classes, side.predictions, strict=True):
+            if kind is not None:
+                wanted.append(_asked(kind, names))
+                found.append(prediction)
+        right = agreement(wanted, found)["class"]
+        if right > 1 - diagnosis.BETTER:
+            return []
+        better = diagnosis.preprocessing(
+            self._question.preprocess,
+            side.file.input,
+            side.file.run,
+            side.decode,
+            [(raw, _asked(kind, names)) for raw, kind in self._known],
+        )
+        swapped = diagnosis.permutation(wanted, found)
+        known = f"the reference gives the labels' answer to {right:.0%} only"
+        if better:
+            return [f"{known}, but {better} with the labels: mend the flags of preprocessing"]
+        return [f"{known}, because classes are swapped: {swapped}"] if swapped else []
+
+    def _layers(self) -> list[Layer]:
+        """Where the error starts, worst first; empty where the two files have no layer alike."""
+        try:
+            layers: Any = importlib.import_module("convert.layers")
+        except ImportError:
+            return []
+        tensors = [tensor for tensor, _ in self._pairs]
+        return [
+            Layer(layer=x.layer, op=x.op, error=x.error, added=x.added)
+            for x in layers.blame(
+                self._reference.file.exported(), self._candidate.file.exported(), tensors
+            )
+        ]
+
+
+def _preparation(preprocess: ImagePreprocess, spec: TensorSpec) -> Callable[[Array], Any]:
+    """Edge's preprocessing for a file's input; a quantised one takes the pixels as they are."""
+    if spec.dtype not in ("float32", "uint8", "int8"):
+        raise ConfigError(f"input {spec}: pictures can be given as float32, uint8 or int8 only")
+    stored = msgspec.structs.replace(spec, dtype="uint8") if spec.dtype == "int8" else spec
+    channels = spec.shape[3] if spec.layout == "nhwc" else spec.shape[1]
+    if channels == 1:
+        preprocess = msgspec.structs.replace(
+            preprocess, color="gray", mean=preprocess.mean[:1], std=preprocess.std[:1]
+        )
+    maker = diagnosis.prepare(preprocess, stored)
+    if spec.dtype != "int8":
+        return maker
+
+    def shifted(raw: Array) -> Any:
+        tensor, geometry = maker(raw)
+        return (tensor.astype(np.int16) - 128).astype(np.int8), geometry
+
+    return shifted
+
+
+def _partners(reference: ModelFile, candidate: ModelFile) -> dict[str, str]:
+    """The candidate's output for each of the reference's: of the same name, else by place."""
+    wanted, found = reference.outputs, candidate.outputs
+    names = {spec.name for spec in found}
+    if {spec.name for spec in wanted} == names:
+        return {name: name for name in names}
+    if len(wanted) != len(found):
+        raise ConfigError(
+            f"{reference.path} gives {', '.join(map(str, wanted))}; {candidate.path} gives"
+            f" {', '.join(map(str, found))}: these cannot be compared"
+        )
+    return {one.name: other.name for one, other in zip(wanted, found, strict=True)}
+
+
+def _decoder(
+    file: ModelFile, question: Question
+) -> Callable[[dict[str, Array], Geometry | None], Prediction] | None:
+    if question.task == "tensors":
+        return None
+    if question.task == "detect":
+        return _of_detector(file, question)
+    output = _scores(file, question)
+    name, labels = output.name, _labels(file, question, output.shape[-1])
+
+    def decode(outputs: dict[str, Array], geometry: Geometry | None) -> Prediction:
+        scores = outputs[name].reshape(-1).astype(np.float32)
+        if not np.isfinite(scores).all():
+            raise FrameError("the model's output is not finite")
+        return Classification(scores, labels)
+
+    return decode
+
+
+def _scores(file: ModelFile, question: Question) -> TensorSpec:
+    """The output of a classifier that holds its scores."""
+    outputs: dict[str, TensorSpec] = {spec.name: spec for spec in file.outputs}
+    flat = [name for name, spec in outputs.items() if len(spec.shape) == 2]
+    name = question.output if question.output in outputs else (flat[0] if len(flat) == 1 else "")
+    if not name:
+        raise ConfigError(
+            f"{file.path}: which output holds the scores? --output takes one of"
+            f" {', '.join(outputs)}; --task tensors compares them all"
+        )
+    return outputs[name]
+
+
+def _of_detector(
+    file: ModelFile, question: Question
+) -> Callable[[dict[str, Array], Geometry | None], Prediction]:
+    if not question.decoder:
+        known = ", ".join(seams.names("decoders"))
+        raise ConfigError(f"--task detect needs --decoder, one of {known}; or --task tensors")
+    adapter = seams.find("decoders", question.decoder)
+    try:
+        params = msgspec.convert(dict(question.params), adapter.Params, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"--decoder {question.decoder}: {error}") from error
+    scores = [s for s in file.outputs if s.name == getattr(params, "scores", "")]
+    classes = (scores or list(file.outputs))[0].shape[-1]
+    variant = Variant(
+        name=file.path.name,
+        format=file.format,
+        precision=file.precision,
+        file=file.path.name,
+        inputs=(file.input,),
+        outputs=file.outputs,
+    )
+    labels = _labels(file, question, classes)
+    decode: Callable[[dict[str, Array], Geometry | None], Prediction] = adapter(
+        params, variant, labels=labels, min_score=MIN_SCORE
+    )
+    return decode
+
+
+def _labels(file: ModelFile, question: Question, classes: int) -> tuple[str, ...]:
+    labels = question.labels or tuple(str(index) for index in range(classes))
+    if len(labels) != classes:
+        raise ConfigError(f"{file.path}: has {classes} classes, --classes names {len(labels)}")
+    return labels
+
+
+def _asked(kind: int, labels: tuple[str, ...]) -> Classification:
+    return Classification(np.eye(len(labels), dtype=np.float32)[kind], labels)
+
+
+def _nothing(reference: Prediction) -> Prediction:
+    """The answer of a candidate that gave none: the least likely class, or no boxes."""
+    if isinstance(reference, Classification):
+        return Classification(-reference.scores, reference.labels)
+    return reference[:0]
