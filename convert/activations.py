@@ -7,6 +7,7 @@ the real numbers that they stand for.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -57,8 +58,9 @@ def _tflite(model: bytes) -> Activations:
     from ai_edge_litert.interpreter import Interpreter
 
     try:
-        # Without XNNPACK: its fused kernels leave some of the tensors inside unwritten.
-        interpreter = Interpreter(model_content=model, experimental_preserve_all_tensors=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that keeping all tensors takes memory
+            interpreter = Interpreter(model_content=model, experimental_preserve_all_tensors=True)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError, TypeError) as error:
         raise CannotConvert(f"the .tflite cannot be run: {_one_line(error)}") from error

@@ -74,10 +74,12 @@ class _Build:
             cases, files = self._golden(Path(folder))
         self._judge.time(self._made, self._reports)
         result = Result(
+            title=f"{self._job.recipe.name} {self._job.recipe.version}",
             bundle=None,
             reference=self._judge.reference,
             variants=list(self._reports.values()),
             samples=self._judge.provenance.get("samples", 0),
+            data=self._data(),
             notes=self._notes(),
             worst=self._judge.worst,
         )
@@ -200,18 +202,20 @@ class _Build:
 
     def _provenance(self) -> Provenance:
         recipe = self._job.recipe
-        used: list[dict[str, Any]] = [self._maker.provenance, self._judge.provenance]
         return Provenance(
             recipe=recipe.digests(),
-            data=[
-                *msgspec.to_builtins(recipe.data.source),
-                *(entry for entry in used if entry),
-            ],
+            data=self._data(),
             tools=installed.tool_versions(),
             licences=recipe.licences,
             preprocessing="verified" if self._job.code.has("predict") else "unverified",
             reference=self._judge.reference.accuracy,
         )
+
+    def _data(self) -> list[dict[str, Any]]:
+        """What the model was trained on, calibrated with and judged on."""
+        sources = [msgspec.to_builtins(source) for source in self._job.recipe.data.source]
+        used = [self._maker.provenance, self._judge.provenance]
+        return sources + [entry for entry in used if entry]
 
     def _variant(self, exported: Exported) -> Variant:
         measured = self._reports[exported.name].measured

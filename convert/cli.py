@@ -235,10 +235,12 @@ def _build(
         if known is not None:
             return known
         with shown.step("loading the converters"):
-            from convert import build
+            from convert import build, report_html
             from convert.job import Job
         job = Job(recipe=wanted, options=options, screen=shown, cache=cache)
         result = build.build(job, destination)
+        page = destination.with_name(f"{destination.name}-report")
+        report_html.write(page, result.as_json(), result.worst)
         finished.remember(result, wanted, destination, options, cache)
         return result
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from convert import screen
+from convert import cache, screen
 from convert.labelled import BY_NAME, Folder
 from convert.original import PRECISIONS
 from convert.recipe import Bounds, Gate
@@ -111,7 +111,10 @@ def compare(reference: Path, candidate: Path, data: Path, as_json: bool, **flags
         found = _compare(reference, candidate, data, flags)
         document = found.as_json()
         if flags["report"] is not None:
-            _write(flags["report"], found, document)
+            from convert import report_html
+
+            name = found.files["candidate"]["file"]
+            report_html.write(flags["report"], document, {name: found.worst})
         if as_json:
             click.echo(json.dumps(document))
         else:
@@ -147,7 +150,7 @@ def _compare(reference: Path, candidate: Path, data: Path, flags: dict[str, Any]
             raise ConfigError(f"--param {text}: must be KEY=VALUE")
         params[key] = value
     labels = tuple(part.strip() for part in flags["classes"].split(",")) if flags["classes"] else ()
-    with screen.quiet(False) as stream:
+    with screen.quiet(False, cache.folder() / "logs" / "compare.log") as stream:
         shown = screen.Screen(stream)
         from convert import compare as work
         from convert.model_file import ModelFile
@@ -241,20 +244,6 @@ def _complaints(found: Comparison) -> list[str]:
     if found.advice:
         lines.append(f"try: {found.advice}")
     return lines
-
-
-def _write(folder: Path, found: Comparison, document: dict[str, Any]) -> None:
-    from convert import report_html
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        name = found.files["candidate"]["file"]
-        (folder / "report.html").write_text(
-            report_html.html(document, {name: found.worst}), encoding="utf-8"
-        )
-        (folder / "report.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{folder}: the report cannot be written: {error.strerror}") from error
 
 
 def _listed(values: tuple[float, ...]) -> str:

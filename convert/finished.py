@@ -24,6 +24,7 @@ class _Finished(msgspec.Struct, frozen=True, kw_only=True):
     reference: Measured
     variants: list[VariantReport]
     samples: int
+    data: list[dict[str, Any]]
     notes: list[str]
 
 
@@ -39,10 +40,12 @@ def known(recipe: Recipe, destination: Path, options: Options, cache: Cache) -> 
     if bundle is not None and bundle.identity != found.identity:
         return None
     return Result(
+        title=f"{recipe.name} {recipe.version}",
         bundle=bundle,
         reference=found.reference,
         variants=found.variants,
         samples=found.samples,
+        data=found.data,
         notes=found.notes,
         unchanged=True,
     )
@@ -57,6 +60,7 @@ def remember(
         reference=result.reference,
         variants=result.variants,
         samples=result.samples,
+        data=result.data,
         notes=result.notes,
     )
     cache.keep(_STEP, _parts(recipe, destination, options), finished)

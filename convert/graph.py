@@ -26,11 +26,17 @@ _POSTPROCESSING = frozenset(
     }
 )
 _JOINS = frozenset({"concat", "concatenation"})
+# Activations that quantisers merge into the op before, and ops that hand their input's scale on.
+MERGED = frozenset({"relu", "clip", "relu6", "minimum", "maximum", "min", "max"})
+_HANDING_ON = MERGED | {
+    *("reshape", "transpose", "slice", "stridedslice", "squeeze", "unsqueeze", "flatten", "split"),
+    *("maxpool", "maxpool2d", "identity", "expanddims", "pad", "gather"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Op:
-    """One op. `inputs` are its activations alone: constants are left out, as are absent inputs."""
+    """One op. `inputs` are its activations alone, without constants and what follows from them."""
 
     name: str
     type: str
@@ -79,6 +85,45 @@ def joined_heads(graph: Graph, ranges: Mapping[str, Range], *, apart: float) -> 
     return frozenset(kept)
 
 
+def float_region(graph: Graph, names: frozenset[str]) -> frozenset[str]:
+    """These ops with those beside them that must stay in float, so that all they touch is float.
+
+    A tensor is quantised by whichever of its ends is. An error that shows first in an op's output
+    may come from its weights, from the range of its output, or from an input whose own error
+    looked small beside one large channel: so what makes its inputs and what reads its outputs
+    stay in float too, through ops that only hand a tensor on.
+    """
+    producers = {name: op for op in graph.ops for name in op.outputs}
+    readers: dict[str, list[Op]] = {}
+    for op in graph.ops:
+        for name in op.inputs:
+            readers.setdefault(name, []).append(op)
+    kept: set[str] = set()
+
+    def back(op: Op) -> None:
+        for name in op.inputs:
+            before = producers.get(name)
+            if before is not None and before.name not in kept:
+                kept.add(before.name)
+                if kind(before.type) in _HANDING_ON:
+                    back(before)
+
+    def forth(op: Op) -> None:
+        for name in op.outputs:
+            for after in readers.get(name, ()):
+                if after.name not in kept:
+                    kept.add(after.name)
+                    if kind(after.type) in _HANDING_ON:
+                        forth(after)
+
+    for op in graph.ops:
+        if op.name in names:
+            kept.add(op.name)
+            back(op)
+            forth(op)
+    return frozenset(kept)
+
+
 def kind(op_type: str) -> str:
     """An op's type as both formats would write it: Concat and CONCATENATION stay two, though."""
     return op_type.replace("_", "").lower()
@@ -99,9 +144,8 @@ def _read_onnx(model: bytes) -> Graph:
     ops = []
     for node in proto.graph.node:
         activations = tuple(name for name in node.input if name and name not in constants)
-        if not activations and node.op_type != "RandomNormal":
-            constants.update(node.output)  # a constant, or what follows from constants alone
-            continue
+        if not activations:
+            constants.update(node.output)
         outputs = tuple(name for name in node.output if name)
         ops.append(Op(name=node.name, type=node.op_type, inputs=activations, outputs=outputs))
     return Graph(
@@ -135,7 +179,6 @@ def _read_tflite(model: bytes) -> Graph:
         inputs = [i for i in operator.inputs if i >= 0 and i not in constant]
         if not inputs:
             constant.update(operator.outputs)
-            continue
         ops.append(
             Op(
                 name=names[operator.outputs[0]] if len(operator.outputs) else "",

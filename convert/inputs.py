@@ -95,10 +95,13 @@ def _drawn(recipe: Recipe, spec: TensorSpec, seed: int) -> Array:
     config = recipe.preprocess
     if isinstance(config, WindowPreprocess):
         noise = rng.standard_normal((config.length, len(config.channels)))
-        return (np.asarray(config.mean) + noise * np.asarray(config.std)).astype(np.float32)
+        window: Array = np.asarray(config.mean) + noise * np.asarray(config.std)
+        return window.astype(np.float32)
     import cv2
 
     height, width = spec.shape[2:] if spec.layout == "nchw" else spec.shape[1:3]
     coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
     size = (int(width), int(height))
-    return np.asarray(cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR_EXACT), np.uint8)
+    smooth: Array = np.empty((size[1], size[0], 3), np.uint8)
+    cv2.resize(coarse, size, dst=smooth, interpolation=cv2.INTER_LINEAR_EXACT)
+    return smooth

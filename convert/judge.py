@@ -113,13 +113,13 @@ class Judge:
                 advance=advance,
             )
         if result.exported is None:
-            report.advice.append(f"{result.tried} attempts to keep layers in float did not pass")
+            report.advice += f"; {result.tried} attempts to keep layers in float did not pass"
             return
         made[report.name] = result.exported
         report.kept = result.kept
         report.size = len(result.exported.model)
         report.refusals.clear()
-        report.advice.clear()
+        report.advice = ""
         self._write(best[digest(result.exported.model)], report)
 
     def explain(self, made: Mapping[str, Exported], report: VariantReport) -> None:
@@ -184,8 +184,6 @@ class Judge:
                     advance=advance,
                 )
             found = {name: self._found(verified, name) for name in models}
-            for exported in variants:
-                self._other_runtimes(exported, models, found)
         found |= {
             name: _Found(failure=report.refusals[0])
             for name, report in failures.items()
@@ -238,8 +236,7 @@ class Judge:
         report.measured = found.measured
         report.refusals += self._refusals(found, report)
         if report.refusals and not found.failure:
-            advice = gate.advice(found.measured, found.evidence, precision=report.precision)
-            report.advice.append(advice)
+            report.advice = gate.advice(found.measured, found.evidence, precision=report.precision)
         self.worst[report.name] = [self._restored(sample) for sample in found.worst]
 
     def _refusals(self, found: _Found, report: VariantReport) -> list[str]:

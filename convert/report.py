@@ -68,7 +68,7 @@ class VariantReport:
     latency_s: float = 0.0
     absent: str = ""
     refusals: list[str] = field(default_factory=list)
-    advice: list[str] = field(default_factory=list)
+    advice: str = ""
     layers: list[dict[str, Any]] = field(default_factory=list)
     kept: tuple[str, ...] = ()
     dominated: str = ""
@@ -100,20 +100,21 @@ class VariantReport:
                 for layer in self.layers[:3]
             )
             told.append(f"  {self.name}: the error starts in {worst}")
-        return told + [f"  {self.name}: try: {line}" for line in self.advice]
+        return told + ([f"  {self.name}: {self.advice}"] if self.advice else [])
 
     def as_json(self) -> dict[str, Any]:
         """All but the latency, which another run measures anew."""
         return {
             "name": self.name,
             "verdict": self.verdict,
+            "ships": self.verdict == "ships",
             "size": self.size,
             **msgspec.to_builtins(self.measured),
             "absent": self.absent,
             "refusals": self.refusals,
             "advice": self.advice,
             "layers": self.layers,
-            "kept_in_float": list(self.kept),
+            "kept_float": list(self.kept),
             "dominated": self.dominated,
         }
 
@@ -122,10 +123,12 @@ class VariantReport:
 class Result:
     """The bundle, or None when nothing passed or `strict` forbade it; and how each variant did."""
 
+    title: str
     bundle: Bundle | None
     reference: Measured
     variants: list[VariantReport]
     samples: int
+    data: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     worst: dict[str, list[WorstSample]] = field(default_factory=dict)
     unchanged: bool = False
@@ -163,18 +166,20 @@ class Result:
         return {
             "samples": self.samples,
             "reference": self.reference.accuracy,
+            "data": self.data,
             "notes": self.notes,
             "variants": [report.as_json() for report in self.variants],
         }
 
     def as_json(self) -> dict[str, Any]:
-        """One object for machines, latencies included."""
+        """One object for machines and for the page, latencies included."""
         latencies = {report.name: report.latency_s for report in self.variants}
         variants = [
-            {**entry, "latency_ms": round(latencies[entry["name"]] * 1e3, 4)}
-            for entry in self.report()["variants"]
+            {**entry, "latency_s": latencies[entry["name"]]} for entry in self.report()["variants"]
         ]
         return {
+            "kind": "convert",
+            "title": self.title,
             "bundle": str(self.bundle.path) if self.bundle else None,
             "identity": self.bundle.identity if self.bundle else None,
             "size": sum(f.size for f in self.bundle.manifest.files.values()) if self.bundle else 0,

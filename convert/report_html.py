@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import base64
 import html as markup
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convert.worst import WorstSample
+from edge.errors import ConfigError
 from edge.types import Array, Classification, Detections, Prediction
 
 SIDE = 320
@@ -91,6 +94,18 @@ def html(report: Mapping[str, Any], worst: Mapping[str, Sequence[WorstSample]]) 
         + "\n".join(part for part in parts if part)
         + "</body></html>\n"
     )
+
+
+def write(
+    folder: Path, report: Mapping[str, Any], worst: Mapping[str, Sequence[WorstSample]]
+) -> None:
+    """report.html and report.json into a folder. ConfigError when it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.html").write_text(html(report, worst), encoding="utf-8")
+        (folder / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{folder}: the report cannot be written: {error.strerror}") from error
 
 
 def _summary(report: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]) -> str:

@@ -154,7 +154,7 @@ class _Verification:
     def result(self, calibration: Sequence[Array]) -> Verified:
         """Everything that was measured, with what explains it."""
         if not self._reference:
-            where = self._recipe.folder / self._recipe.model.code
+            where = self._recipe.code or self._recipe.file
             raise ConversionError(f"{where}: evaluation() gave no samples")
         measured: dict[str, Measured | str] = {
             name: answers.failure or self._measured(answers)
@@ -363,7 +363,7 @@ class _Verification:
     def _check_truth(self, truth: Mapping[str, Any]) -> None:
         if not truth:
             return
-        where = self._recipe.folder / self._recipe.model.code
+        where = self._recipe.code or self._recipe.file
         missing = [key for key in TRUTH_KEYS.get(self._recipe.task, ()) if key not in truth]
         if missing:
             raise ConversionError(

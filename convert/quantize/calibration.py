@@ -19,8 +19,9 @@ from edge.types import Array
 
 _BINS = 4096
 _LEVELS = 256
-# Candidates of `entropy`: shares of the whole range, down to where a bin is a level.
-_SHARES = np.linspace(1.0, 0.125, 64)
+# What `entropy` needs in a bin on average, so that chance does not look like shape.
+_VALUES_PER_BIN = 16
+_CANDIDATES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,8 @@ class Calibration:
 
     minmax: the smallest and largest value seen. percentile: `percentile` % of the values lie
     inside, half of the rest on either side. entropy: the range whose 256 levels lose the least
-    (Kullback-Leibler divergence, as in S. Migacz, "8-bit inference with TensorRT", GTC 2017).
+    (Kullback-Leibler divergence, as in S. Migacz, "8-bit inference with TensorRT", GTC 2017); a
+    tensor with fewer than 8192 values over all samples shows no distribution and gets minmax.
     """
 
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
@@ -100,33 +102,40 @@ class Histogram:
 
     def _entropy(self) -> Range:
         low, high = min(self.smallest, 0.0), max(self.largest, 0.0)
+        merged = 1
+        while self._counts.sum() < _VALUES_PER_BIN * _BINS // merged and _BINS // merged > _LEVELS:
+            merged *= 2
+        bins = _BINS // merged
+        counts = self._counts.reshape(bins, merged).sum(axis=1).astype(np.float64)
         best, chosen = np.inf, (low, high)
-        for share in _SHARES:
-            lost = self._divergence(low * share, high * share)
+        # From the whole range down to where a bin is a level.
+        for share in np.linspace(1.0, min(1.0, _LEVELS / bins), _CANDIDATES):
+            edges = np.array([low, high]) * share
+            first, last = ((edges - self._low) / (self._width * merged)).astype(np.int64)
+            lost = _divergence(counts, max(0, first), min(last, bins - 1))
             if lost < best:
-                best, chosen = lost, (low * share, high * share)
+                best, chosen = lost, (float(edges[0]), float(edges[1]))
         return chosen
 
-    def _divergence(self, low: float, high: float) -> float:
-        """KL divergence of the clipped distribution from its image on 256 levels."""
-        first = int(np.clip((low - self._low) / self._width, 0, _BINS - 1))
-        last = int(np.clip((high - self._low) / self._width, first, _BINS - 1))
-        inside = self._counts[first : last + 1].astype(np.float64)
-        level = np.arange(len(inside)) * _LEVELS // len(inside)
-        # Within a level all that was there becomes alike; empty bins stay empty.
-        filled = np.bincount(level, weights=inside > 0, minlength=_LEVELS)
-        mean = np.bincount(level, weights=inside, minlength=_LEVELS) / np.maximum(filled, 1)
-        image = np.where(inside > 0, mean[level], 0.0)
-        clipped = inside.copy()
-        clipped[0] += self._counts[:first].sum()
-        clipped[-1] += self._counts[last + 1 :].sum()
-        if not image.sum():
-            return float("inf")
-        clipped, image = clipped / clipped.sum(), image / image.sum()
-        there = clipped > 0
-        # An outlier that falls where the image is empty must cost, yet not infinitely.
-        image = np.maximum(image[there], 1e-9)
-        return float((clipped[there] * np.log(clipped[there] / image)).sum())
+
+def _divergence(counts: Array, first: int, last: int) -> float:
+    """KL divergence of a distribution, clipped to these bins, from its image on 256 levels."""
+    inside = counts[first : last + 1]
+    if not inside.any():
+        return float("inf")
+    level = np.arange(len(inside)) * _LEVELS // len(inside)
+    # Within a level all that was there becomes alike; empty bins stay empty.
+    filled = np.bincount(level, weights=inside > 0, minlength=_LEVELS)
+    mean = np.bincount(level, weights=inside, minlength=_LEVELS) / np.maximum(filled, 1)
+    image = np.where(inside > 0, mean[level], 0.0)
+    clipped = inside.copy()
+    clipped[0] += counts[:first].sum()
+    clipped[-1] += counts[last + 1 :].sum()
+    clipped, image = clipped / clipped.sum(), image / image.sum()
+    there = clipped > 0
+    # An outlier that falls where the image is empty must cost, yet not infinitely.
+    image = np.maximum(image[there], 1e-9)
+    return float((clipped[there] * np.log(clipped[there] / image)).sum())
 
 
 def observe(

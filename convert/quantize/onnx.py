@@ -30,6 +30,7 @@ _DYNAMIC = ("MatMul", "Gemm", "LSTM", "Attention")
 _QUANTIZED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
 )
+_DYNAMIC_QUANTIZED = ("MatMulInteger", "DynamicQuantizeLSTM", "QAttention")
 _FP16_LARGEST = 65504.0
 # Constants smaller than this (shapes, scales, a bias) save nothing worth an op.
 _FP16_SMALLEST_SIZE = 32
@@ -75,31 +76,36 @@ def int8_dynamic(model: bytes, keep_float: frozenset[str]) -> bytes:
 
     proto = _current(_float_model(model))
     weights = {entry.name for entry in proto.graph.initializer}
+    held = [node for node in proto.graph.node if node.op_type in _DYNAMIC]
     wanted = [
-        node.name
-        for node in proto.graph.node
-        if node.op_type in _DYNAMIC
-        and node.name not in keep_float
-        and any(name in weights for name in node.input[1:])
+        node
+        for node in held
+        if node.name not in keep_float and any(name in weights for name in node.input[1:])
     ]
     if not wanted:
-        held = Counter(node.op_type for node in proto.graph.node)
-        most = ", ".join(name for name, _ in held.most_common(3))
+        counted = Counter(node.op_type for node in proto.graph.node)
+        most = ", ".join(name for name, _ in counted.most_common(3))
         raise CannotConvert(
             f"int8-dynamic: there is no MatMul, Gemm or LSTM with weights to quantise (mostly"
             f" {most}); convolutions would only become slower"
         )
+    left = [node.name for node in held if node.name in keep_float]
     with _workshop("int8-dynamic") as target:
         quantization.quantize_dynamic(
             proto,
             target,
             op_types_to_quantize=list(_DYNAMIC),
-            nodes_to_quantize=wanted,
+            # A Gemm becomes a MatMul of this name before it is looked up.
+            nodes_to_exclude=[*left, *(f"{name}_MatMul" for name in left)],
             per_channel=True,
             reduce_range=True,
             weight_type=quantization.QuantType.QInt8,
         )
-        return _checked(onnx.load(target))
+        quantized = onnx.load(target)
+    if not any(node.op_type in _DYNAMIC_QUANTIZED for node in quantized.graph.node):
+        raise CannotConvert("int8-dynamic: ONNX Runtime's quantiser left every layer in float")
+    onnx_graph.drop_unused_domains(quantized)
+    return _checked(quantized)
 
 
 def int8(
@@ -130,7 +136,7 @@ def int8(
     inside = bytes(prepared.SerializeToString())
     seen = graph.read("onnx", inside)
     ranges = observe(activations.of("onnx", inside), tensors, calibration, advance)
-    kept = _kept(original, prepared, keep_float)
+    kept = graph.float_region(seen, _kept(original, prepared, keep_float))
     kept |= graph.joined_heads(seen, ranges, apart=apart)
     with _workshop("int8") as target:
         quantizer = QDQQuantizer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ def fp16(model: bytes, keep_float: frozenset[str]) -> bytes:
     from litert_quantizer.algorithm_manager import AlgorithmName
     from litert_quantizer.algorithms.nonlinear_quantize import float_casting
 
-    _refuse_quantized(model, "fp16")
+    seen = _float_graph(model, "fp16")
     rules = recipe_manager.RecipeManager()
     for operation in sorted(float_casting.SUPPORTED_WEIGHT_QUANT_OPS):
         rules.add_weight_only_config(
@@ -30,7 +31,7 @@ def fp16(model: bytes, keep_float: frozenset[str]) -> bytes:
             granularity=qtyping.QuantGranularity.TENSORWISE,
             algorithm_key=AlgorithmName.FLOAT_CASTING,
         )
-    _keep(rules, keep_float)
+    _keep(rules, seen, keep_float)
     return _smaller(model, _apply(model, rules, None, "fp16"), "fp16")
 
 
@@ -42,14 +43,14 @@ def int8_dynamic(model: bytes, keep_float: frozenset[str]) -> bytes:
     """
     from litert_quantizer import qtyping, recipe_manager
 
-    _refuse_quantized(model, "int8-dynamic")
+    seen = _float_graph(model, "int8-dynamic")
     operations = qtyping.TFLOperationName
     rules = recipe_manager.RecipeManager()
     rules.add_dynamic_config(".*", operations.ALL_SUPPORTED, 8)
     rules.add_dynamic_config(
         ".*", operations.FULLY_CONNECTED, 8, granularity=qtyping.QuantGranularity.TENSORWISE
     )
-    _keep(rules, keep_float)
+    _keep(rules, seen, keep_float)
     return _smaller(model, _apply(model, rules, None, "int8-dynamic"), "int8-dynamic")
 
 
@@ -69,15 +70,15 @@ def int8(
     from litert_quantizer import qtyping, recipe_manager
     from litert_quantizer.algorithm_manager import AlgorithmName
 
-    _refuse_quantized(model, "int8")
+    seen = _float_graph(model, "int8")
     ranges = observe(activations.of("tflite", model), tensors, calibration, advance)
-    joined = graph.joined_heads(graph.read("tflite", model), ranges, apart=apart)
+    kept = graph.float_region(seen, keep_float) | graph.joined_heads(seen, ranges, apart=apart)
     operations = qtyping.TFLOperationName
     rules = recipe_manager.RecipeManager()
     rules.add_static_config(".*", operations.ALL_SUPPORTED, 8, 8)
     for end in (operations.INPUT, operations.OUTPUT):
         rules.add_quantization_config(".*", end, algorithm_key=AlgorithmName.NO_QUANTIZE)
-    _keep(rules, keep_float | joined)
+    _keep(rules, seen, kept)
     found = {
         name: {"min": np.full((1, 1), low, np.float32), "max": np.full((1, 1), high, np.float32)}
         for name, (low, high) in ranges.items()
@@ -85,16 +86,18 @@ def int8(
     return _smaller(model, _apply(model, rules, found, "int8"), "int8")
 
 
-def _keep(rules: Any, names: frozenset[str]) -> None:
+def _keep(rules: Any, seen: graph.Graph, names: frozenset[str]) -> None:
     """Ops with one of these tensors among their outputs stay in float."""
     from litert_quantizer import qtyping
     from litert_quantizer.algorithm_manager import AlgorithmName
 
-    if names:
-        # An op is found by its outputs' names, each with a semicolon after it.
-        any_of = "|".join(re.escape(name) for name in sorted(names))
+    # The library finds an op by the names of its outputs, each with a semicolon after it. Names
+    # hold semicolons themselves, so the whole is matched.
+    kept = [op.outputs for op in seen.ops if names & {*op.outputs}]
+    if kept:
+        any_of = "|".join(re.escape("".join(f"{name};" for name in outputs)) for outputs in kept)
         rules.add_quantization_config(
-            f"(^|;)({any_of});",
+            f"^(?:{any_of})$",
             qtyping.TFLOperationName.ALL_SUPPORTED,
             algorithm_key=AlgorithmName.NO_QUANTIZE,
         )
@@ -105,9 +108,11 @@ def _apply(model: bytes, rules: Any, ranges: dict[str, Any] | None, precision: s
     from litert_quantizer import quantizer
 
     try:
-        result = quantizer.Quantizer(model, rules.get_quantization_recipe()).quantize(
-            ranges, enable_progress_bar=False, enable_progress_report=False
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = quantizer.Quantizer(model, rules.get_quantization_recipe()).quantize(
+                ranges, enable_progress_bar=False, enable_progress_report=False
+            )
         quantized = bytes(result.quantized_model)
         Interpreter(model_content=quantized).allocate_tensors()
     except Exception as error:  # the library raises what it likes, and LiteRT RuntimeErrors
@@ -116,22 +121,24 @@ def _apply(model: bytes, rules: Any, ranges: dict[str, Any] | None, precision: s
     return quantized
 
 
-def _refuse_quantized(model: bytes, precision: str) -> None:
-    types = {graph.kind(op.type) for op in graph.read("tflite", model).ops}
-    if types & {"quantize", "dequantize"}:
+def _float_graph(model: bytes, precision: str) -> graph.Graph:
+    """The model's graph. CannotConvert when it is quantised already."""
+    seen = graph.read("tflite", model)
+    if {graph.kind(op.type) for op in seen.ops} & {"quantize", "dequantize"}:
         raise CannotConvert(
             f"{precision}: the model is already quantised; quantise the one it was made from"
         )
+    return seen
 
 
 def _smaller(model: bytes, quantized: bytes, precision: str) -> bytes:
     """The quantised model, unless nothing in it could be quantised."""
-    if _weights(quantized) == _weights(model):
+    if _types(quantized) == _types(model):
         raise CannotConvert(f"{precision}: the model has no weights that can be quantised")
     return quantized
 
 
-def _weights(model: bytes) -> list[int]:
+def _types(model: bytes) -> list[int]:
     """Types of all tensors: what quantisation changes if it changes anything."""
     from litert_quantizer.utils import tfl_flatbuffer_utils
 
