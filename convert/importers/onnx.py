@@ -84,7 +84,22 @@ class OnnxModel:
         """ONNX: the cleaned file. TFLite: by onnx2tf, or for a tree ensemble as a torch module."""
         if format == "onnx":
             return self._onnx(options)
-        raise CannotConvert("ONNX to TFLite is not there yet")
+        if any(node.domain == "ai.onnx.ml" for node in self._proto.graph.node):
+            return self._trees(options)
+        from convert.exporters import onnx2tf
+
+        static = self._onnx(ExportOptions(fold=options.fold))
+        return onnx2tf.export(static, dynamic_batch=options.dynamic_batch)
+
+    def _trees(self, options: ExportOptions) -> Exported:
+        """A tree ensemble, for which TFLite has no operator, as matrix products."""
+        from convert.exporters import tflite, trees
+
+        if len(self.outputs) != 1:
+            names = ", ".join(spec.name for spec in self.outputs)
+            raise CannotConvert(f"to TFLite trees give one output; state which ({names})")
+        module = trees.module_of(self._proto, self.outputs[0].name).eval()
+        return tflite.export(module, self.input, self.outputs, options)
 
     def _onnx(self, options: ExportOptions) -> Exported:
         proto, input, outputs = self._proto, self.input, self.outputs
@@ -179,6 +194,16 @@ def _check_operators(proto: onnx.ModelProto) -> None:
             f"operators that no runtime here has: {', '.join(sorted(unknown))}; export the model"
             " with operators of ONNX itself"
         )
+
+
+def renamed(proto: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:
+    """The graph with another name for one of its tensors, which must be free."""
+    for node in proto.graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        value.name = new if value.name == old else value.name
+    return proto
 
 
 def _opset(proto: onnx.ModelProto) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,8 @@ class TorchModel:
     """The original, as a torch module; what Keras and .pt2 programs become, too.
 
     `where` names the file in messages. `outputs` are the names in the order in which the module
-    gives them; empty takes them from the module.
+    gives them; empty takes them from the module. `called` is what is run and exported where that
+    is not the module itself.
     """
 
     def __init__(
@@ -36,8 +36,10 @@ class TorchModel:
         input: TensorSpec,
         outputs: tuple[str, ...],
         where: str,
+        called: torch.nn.Module | None = None,
     ) -> None:
         self.module = module.eval().requires_grad_(False)
+        self._called = self.module if called is None else called.eval()
         self.input = input
         self.notes: tuple[str, ...] = ()
         self._where = where
@@ -49,26 +51,22 @@ class TorchModel:
         """Input tensor in the layout and dtype of `input` -> raw outputs by name."""
         with torch.inference_mode():
             try:
-                found = self.forward(torch.from_numpy(tensor))
+                found = self._called(torch.from_numpy(tensor))
             except Exception as error:
                 raise ConversionError(
                     f"{self._where}: the model does not take {self.input}: {reason(error)}"
                 ) from error
         return {name: value.numpy() for name, value in name_outputs(found, self._names).items()}
 
-    def forward(self, tensor: torch.Tensor) -> Any:
-        """How the module is called."""
-        return self.module(tensor)
-
     def export(self, format: Format, options: ExportOptions) -> Exported:
         """By torch's own ONNX exporter, or by litert-torch."""
         if format == "onnx":
             from convert.exporters import onnx
 
-            return onnx.export(self.module, self.input, self.outputs, options)
+            return onnx.export(self._called, self.input, self.outputs, options)
         from convert.exporters import tflite
 
-        return tflite.export(self.module, self.input, self.outputs, options)
+        return tflite.export(self._called, self.input, self.outputs, options)
 
     def _check_weights(self) -> None:
         """Nothing is not a number; no parameter is infinite (a buffer, such as a mask, may be)."""
