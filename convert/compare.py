@@ -7,7 +7,6 @@ candidate is judged by the bounds of its precision.
 
 from __future__ import annotations
 
-import importlib
 import random
 import statistics
 import time
@@ -294,11 +293,12 @@ class _Comparing:
             else {}
         )
         measured = Measured(parity=parity, agreement=same, accuracy=self._accuracy(self._candidate))
-        refusals = self._doubts() + gate.refusals(
-            measured, bounds, reference=reference.accuracy, lower_is_better=()
-        )
-        evidence = self._evidence(measured)
-        precision = self._candidate.file.precision
+        doubts = self._doubts()
+        refusals = doubts + gate.refusals(measured, bounds, reference=reference.accuracy)
+        advice = ""
+        if refusals and not doubts:
+            evidence, precision = self._evidence(measured), self._candidate.file.precision
+            advice = gate.advice(measured, evidence, precision=precision)
         return Comparison(
             task=self._question.task,
             reference=reference,
@@ -314,8 +314,8 @@ class _Comparing:
             preprocess=self._question.preprocess,
             bounds=bounds,
             refusals=refusals,
-            advice=gate.advice(measured, evidence, precision=precision) if refusals else "",
-            layers=self._layers() if refusals else [],
+            advice=advice,
+            layers=self._layers() if refusals and not doubts else [],
             worst=self._worst.worst_first(),
         )
 
@@ -381,10 +381,8 @@ class _Comparing:
 
     def _layers(self) -> list[Layer]:
         """Where the error starts, worst first; empty where the two files have no layer alike."""
-        try:
-            layers: Any = importlib.import_module("convert.layers")
-        except ImportError:
-            return []
+        from convert import layers
+
         tensors = [tensor for tensor, _ in self._pairs]
         return [
             Layer(layer=x.layer, op=x.op, error=x.error, added=x.added)

@@ -120,7 +120,7 @@ def _of_int8(output: str, evidence: Evidence) -> str:
                 " last Concat in float (--search)"
             )
     for name, traits in evidence.traits.items():
-        if traits.span == 0:
+        if traits.constant:
             return (
                 f"{name}: became a constant: a layer before it collapsed; keep the layers where the"
                 " error starts in float (--search)"

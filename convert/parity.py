@@ -25,13 +25,15 @@ WIDEST = 4096
 class Traits:
     """What the differences of one output look like; from this the gate chooses its advice.
 
-    `span` is the range of the variant's values over that of the original's. `drowned` are columns
+    `span` is the range of the variant's values over that of the original's. `constant`: the same
+    values for every sample, where the original's differ. `drowned` are columns
     that span little of the output and are wrong by most of what they span, while the wide columns
     are right: the scores that share a tensor with boxes. `reordered`: the same values in another
     order.
     """
 
     span: float = 1.0
+    constant: bool = False
     drowned: int = 0
     columns: int = 0
     reordered: bool = False
@@ -94,6 +96,7 @@ class Tally:
         )
         return Traits(
             span=span,
+            constant=any(found.constant() for found in self._columns.values()),
             drowned=drowned,
             columns=columns,
             reordered=self._reordered and self._worst > 1e-3 * self._spread,
@@ -129,28 +132,47 @@ class Tally:
                 np.allclose(np.sort(wanted), np.sort(found), rtol=0, atol=tolerance)
             )
         for axis in {1, expected.ndim - 1}:
-            if expected.ndim > 2 and 1 < expected.shape[axis] <= WIDEST and finite.all():
-                self._columns.setdefault(axis, _Columns()).add(expected, errors, axis)
+            if axis < expected.ndim and expected.shape[axis] <= WIDEST and finite.all():
+                columns = self._columns.setdefault(axis, _Columns(joined=expected.ndim > 2))
+                columns.add(expected, actual, errors, axis)
 
 
 class _Columns:
-    """Range and largest error of each place along one axis."""
+    """Ranges and largest error of each place along one axis.
 
-    def __init__(self) -> None:
+    `joined`: a place holds many values of a sample, as a column of boxes does.
+    """
+
+    def __init__(self, *, joined: bool) -> None:
+        self._joined = joined
+        self._found: tuple[Array | float, Array | float] = (np.inf, -np.inf)
         self._low: Array | float = np.inf
         self._high: Array | float = -np.inf
         self._worst: Array | float = 0.0
 
-    def add(self, expected: Array, errors: Array, axis: int) -> None:
+    def add(self, expected: Array, actual: Array, errors: Array, axis: int) -> None:
         others = tuple(other for other in range(expected.ndim) if other != axis)
         self._low = np.minimum(self._low, expected.min(axis=others))
         self._high = np.maximum(self._high, expected.max(axis=others))
         self._worst = np.maximum(self._worst, errors.max(axis=others))
+        low, high = self._found
+        self._found = (
+            np.minimum(low, actual.min(axis=others)),
+            np.maximum(high, actual.max(axis=others)),
+        )
+
+    def constant(self) -> bool:
+        """Whether every place has one value only, where some have more in the original."""
+        low, high = self._found
+        varied = np.asarray(self._high) - self._low > 0
+        return bool(np.any(varied)) and not np.any(np.asarray(high) - low)
 
     def drowned(self, spread: float) -> tuple[int, int]:
         """How many columns of how many; none when the wide ones are wrong too."""
         span = np.atleast_1d(np.asarray(self._high) - self._low)
         worst = np.atleast_1d(self._worst)
+        if not self._joined:
+            return 0, len(span)
         narrow = (span < SMALL * spread) & (span > 0)
         wide = ~narrow & (span > 0)
         if not wide.any() or (worst[wide] > 0.3 * span[wide]).any():

@@ -124,24 +124,23 @@ def _table(report: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]) -> 
     accuracy = list(dict.fromkeys(n for v in variants for n in v.get("accuracy", {})))
     shares = list(dict.fromkeys(n for v in variants for n in v.get("agreement", {})))
     timed = any(v.get("latency_s") for v in variants)
-    head = ["", "size, kB", *(["one inference, ms"] if timed else [])]
+    head = ["", "verdict", "size, kB", *(["one inference, ms"] if timed else [])]
     head += ["max error", "p99 error", *(f"agreement: {name}" for name in shares), *accuracy]
     rows = []
     reference = report.get("reference") or {}
     if report.get("kind") != "compare" and reference:
-        blank = [""] * (len(head) - 2 - len(accuracy))
-        cells = ["original", *blank, *(_number(reference.get(n)) for n in accuracy), ""]
-        rows.append(cells)
+        blank = [""] * (len(head) - 1 - len(accuracy))
+        rows.append(["original", *blank, *(_number(reference.get(n)) for n in accuracy)])
     for v in variants:
         errors = list(v.get("parity", {}).values())
-        cells = [str(v["name"]), _number(v.get("size", 0) / 1000)]
+        cells = [str(v["name"]), _verdict(v), _number(v.get("size", 0) / 1000)]
         cells += [_number((v.get("latency_s") or 0) * 1e3 or None)] if timed else []
         cells += [_largest(errors, "max_error"), _largest(errors, "p99_error")]
         cells += [_number(v.get("agreement", {}).get(name)) for name in shares]
         cells += [_number(v.get("accuracy", {}).get(name)) for name in accuracy]
-        rows.append([*cells, _verdict(v)])
+        rows.append(cells)
     body = "".join("<tr>" + "".join(_cell(c) for c in cells) + "</tr>" for cells in rows)
-    titles = "".join(f"<th>{_text(name)}</th>" for name in (*head, "verdict"))
+    titles = "".join(f"<th>{_text(name)}</th>" for name in head)
     return (
         f'<h2>Variants</h2><div class="scroll"><table><thead><tr>{titles}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
@@ -177,11 +176,13 @@ def _trade_off(variants: Sequence[Mapping[str, Any]]) -> str:
     ]
     if len(points) < 2:
         return ""
-    width, height, left, right, top, bottom = 640, 320, 60, 150, 20, 44
+    width, height, left, right, top, bottom = 640, 320, 60, 150, 24, 44
     slowest = max(x for x, _, _ in points) * 1.15
     low, high = min(y for _, y, _ in points), max(y for _, y, _ in points)
     margin = max(high - low, 0.004) * 0.2
     low, high = low - margin, high + margin
+    if all(y <= 1 for _, y, _ in points):
+        high = min(high, 1.0)
     heaviest = max(v.get("size", 0) for _, _, v in points) or 1
 
     def x_of(value: float) -> float:
