@@ -155,11 +155,7 @@ class _Build:
         return bool(report.refusals) or (asked and bool(report.absent))
 
     def _notes(self) -> list[str]:
-        notes = list(self._judge.doubts)
-        skipped = self._job.inputs.skipped
-        if skipped:
-            notes.append(f"{len(skipped)} pictures cannot be read: {', '.join(skipped[:3])}")
-        return notes
+        return [*self._judge.doubts, *self._job.inputs.notes]
 
     def _models(self, written: Bundle) -> dict[str, Model]:
         """A Model of every variant of a bundle; what edge cannot run is refused."""

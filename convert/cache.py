@@ -35,10 +35,13 @@ class _Made(msgspec.Struct, tag=True):
 
 
 def folder() -> Path:
-    """Where Edgewright keeps what can be made again: $EDGE_CACHE_DIR, or the user's cache."""
+    """Where results and logs are kept: $EDGE_CACHE_DIR, or the user's cache."""
     given = os.environ.get("EDGE_CACHE_DIR")
-    if given:
-        return Path(given)
+    return Path(given) if given else user_folder()
+
+
+def user_folder() -> Path:
+    """Edgewright's folder in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgewright"
 
 

@@ -20,12 +20,12 @@ import numpy as np
 from convert import accuracy, diagnosis, gate
 from convert.agreement import agreement, closeness
 from convert.diagnosis import Evidence
-from convert.labelled import Folder
 from convert.layouts import to_layout
 from convert.model_file import ModelFile
 from convert.parity import Tally
 from convert.recipe import Bounds
 from convert.report import Measured, finite
+from convert.samples import Samples
 from convert.worst import WorstSample, WorstSamples
 from edge import seams
 from edge.errors import ConfigError, EngineError, FrameError
@@ -134,19 +134,19 @@ class Comparison:
 def compare(
     reference: ModelFile,
     candidate: ModelFile,
-    folder: Folder,
+    samples: Samples,
     question: Question,
     bounds: Bounds,
     *,
     advance: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Run every sample of the folder through both files and judge the candidate.
+    """Run every sample through both files and judge the candidate.
 
-    ConfigError when they cannot be compared, or nothing in the folder can be used.
+    ConfigError when they cannot be compared, or no sample can be used.
     """
-    found = _Comparing(reference, candidate, folder, question)
-    for raw, kind in folder.samples(folder.files()):
-        found.add(raw, kind)
+    found = _Comparing(reference, candidate, samples, question)
+    for raw, truth in samples.take(len(samples), seed=0):
+        found.add(raw, truth.get("class"))
         advance()
     return found.result(bounds)
 
@@ -205,10 +205,10 @@ class _Side:
 
 class _Comparing:
     def __init__(
-        self, reference: ModelFile, candidate: ModelFile, folder: Folder, question: Question
+        self, reference: ModelFile, candidate: ModelFile, samples: Samples, question: Question
     ) -> None:
         self._question = question
-        self._folder = folder
+        self._samples = samples
         self._names = _partners(reference, candidate)
         self._reference = _Side(reference, question)
         self._candidate = _Side(candidate, question)
@@ -226,7 +226,7 @@ class _Comparing:
             wanted_in, geometry = self._reference.tensor(raw, source)
             found_in, other_geometry = self._candidate.tensor(raw, source)
         except FrameError as error:
-            self._folder.skipped[str(error)] += 1
+            self._samples.skipped[str(error)] += 1
             return
         wanted, found = self._reference.run(wanted_in), self._candidate.run(found_in)
         if not all(np.isfinite(value).all() for value in wanted.values()):
@@ -283,8 +283,8 @@ class _Comparing:
     def result(self, bounds: Bounds) -> Comparison:
         """Everything measured, judged and explained."""
         if not self._classes:
-            reasons = ", ".join(f"{n} × {why}" for why, n in self._folder.skipped.items())
-            raise ConfigError(f"{self._folder.path}: nothing there can be used: {reasons}")
+            reasons = ", ".join(f"{n} × {why}" for why, n in self._samples.skipped.items())
+            raise ConfigError(f"{self._samples.path}: nothing there can be used: {reasons}")
         parity = {name: tally.parity() for name, tally in self._tallies.items()}
         reference = Measured(accuracy=self._accuracy(self._reference))
         same = (
@@ -309,8 +309,8 @@ class _Comparing:
             },
             samples=len(self._classes),
             labelled=sum(kind is not None for kind in self._classes),
-            skipped=dict(self._folder.skipped),
-            unlabelled=dict(self._folder.unlabelled),
+            skipped=dict(self._samples.skipped),
+            unlabelled=dict(self._samples.unlabelled),
             preprocess=self._question.preprocess,
             bounds=bounds,
             refusals=refusals,

@@ -11,9 +11,9 @@ import click
 import msgspec
 
 from convert import cache, screen
-from convert.labelled import BY_NAME, Folder
 from convert.original import PRECISIONS
 from convert.recipe import Bounds, Gate
+from convert.samples import BY_FOLDER, BY_NAME, open_samples
 from edge.errors import BundleError, ConfigError, EdgeError
 from edge.manifest import ImagePreprocess
 
@@ -41,7 +41,7 @@ LAYERS = 5
     "--labels",
     default="",
     metavar="WHERE",
-    help=f"Truth: a csv file of file,label; a folder with a folder a class; or '{BY_NAME}', the"
+    help=f"Truth: a csv file of file,label; '{BY_FOLDER}', a folder a class; or '{BY_NAME}', the"
     " text of a file's name before the first _. Without it only agreement is measured.",
 )
 @click.option(
@@ -165,10 +165,10 @@ def _compare(reference: Path, candidate: Path, data: Path, flags: dict[str, Any]
         )
         one, other = ModelFile(reference), ModelFile(candidate)
         classes = labels or work.classes(one, question)
-        folder = Folder(path=data, labels=flags["labels"], classes=classes)
+        samples = open_samples(data, truth=flags["labels"], labels=classes)
         bounds = _bounds(Gate().bounds(flags["precision"] or other.precision), flags)
-        with shown.step("comparing", len(folder.files())) as advance:
-            return work.compare(one, other, folder, question, bounds, advance=advance)
+        with shown.step("comparing", len(samples)) as advance:
+            return work.compare(one, other, samples, question, bounds, advance=advance)
 
 
 def _channels(flag: str, text: str, color: str) -> tuple[float, ...]:

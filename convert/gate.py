@@ -12,9 +12,9 @@ from convert.report import Measured
 
 # Slack for the rounding of a difference of two rounded shares, such as 0.98 - 0.96.
 _EPSILON = 1e-9
-FASTER = 1.25
-"""How many times faster another variant must be before it makes one pointless: more than the noise
-of a measurement, so that the same recipe gives the same bundle."""
+FASTER = 1.15
+"""A variant counts as faster than another one when it is by this much, which is more than the noise
+of a measurement."""
 
 
 def refusals(
@@ -173,25 +173,22 @@ class Candidate:
 def dominated(standing: Mapping[str, Candidate]) -> dict[str, str]:
     """The variants that nobody would choose, with the reason.
 
-    Another one of the same format is faster by FASTER, no larger and no less exact. Formats are
-    not weighed against each other: a device may have one runtime only.
+    One is no faster than another of the same format (by FASTER), no smaller and no more exact.
+    Formats are not weighed against each other: a device may have one runtime only.
     """
     reasons: dict[str, str] = {}
-    for name, one in standing.items():
+    # Of two that are alike the earlier one, which is the safer one, stays.
+    for name, one in reversed(standing.items()):
         for rival, other in standing.items():
             if (
                 rival not in (name, *reasons)
                 and other.format == one.format
-                and other.seconds * FASTER <= one.seconds
+                and one.seconds * FASTER >= other.seconds
                 and other.size <= one.size
                 and _error(other.measured) <= _error(one.measured)
                 and _agrees(other.measured) >= _agrees(one.measured)
             ):
-                reasons[name] = (
-                    f"{rival} is {one.seconds / other.seconds:.1f} times as fast here"
-                    f" ({other.seconds * 1e3:.3g} ms against {one.seconds * 1e3:.3g} ms), no larger"
-                    " and no less exact"
-                )
+                reasons[name] = f"no faster here, no smaller and no more exact than {rival}"
                 break
     return reasons
 

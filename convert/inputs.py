@@ -40,9 +40,14 @@ class Inputs:
         return self._calibration is not None or self._code.has("calibration")
 
     @property
-    def skipped(self) -> list[str]:
-        """Pictures that could not be read."""
-        return sorted({name for samples in self._opened.values() for name in samples.skipped})
+    def notes(self) -> list[str]:
+        """What of the data could not be used."""
+        told = []
+        for use, samples in self._opened.items():
+            told += [f"{use}: {count} × {why}" for why, count in samples.skipped.items()]
+            if samples.unlabelled:
+                told.append(f"{use}: {sum(samples.unlabelled.values())} without a label")
+        return told
 
     def calibration(self, count: int, seed: int) -> Iterator[Array]:
         """Raw inputs to calibrate quantisation with."""

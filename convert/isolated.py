@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import edge
+from convert.cache import user_folder
 from convert.errors import ConversionError
 from edge.errors import ConfigError
 
@@ -69,8 +70,7 @@ ENVIRONMENTS = {
 
 def cache() -> Path:
     """Where environments are kept: $XDG_CACHE_HOME/edgewright/envs, by default in ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "edgewright" / "envs"
+    return user_folder() / "envs"
 
 
 def find(name: str) -> Path:

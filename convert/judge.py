@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from convert import gate, latency, layers
+from convert import gate, latency, layers, runtimes
 from convert.cache import digest
 from convert.diagnosis import Evidence
 from convert.errors import ConversionError
@@ -35,6 +35,8 @@ from edge.types import Array
 BLAMED_ON = 8
 """Calibration inputs on which the layers are compared."""
 SHOWN_LAYERS = 8
+RUN_ELSEWHERE = 16
+"""Evaluation inputs that go to a runtime in an environment of its own."""
 Bundled = Callable[[Path, Sequence[Exported]], Bundle]
 """Writes a bundle of these variants, for the engines to read."""
 
@@ -92,6 +94,7 @@ class Judge:
         self.provenance = reference.provenance
         for name in made:
             self._write(found[name], reports[name])
+            reports[name].refusals += self._elsewhere(made[name])
 
     def improve(self, made: dict[str, Exported], report: VariantReport) -> None:
         """Search for layers to keep in float until a refused int8 variant passes."""
@@ -229,6 +232,26 @@ class Judge:
         tensors = self._maker.tensors(fp32.input.single())[:BLAMED_ON]
         with self._job.screen.step(f"layers of {candidate.name}"):
             return layers.blame(fp32, candidate, tensors)
+
+    def _elsewhere(self, exported: Exported) -> list[str]:
+        """What speaks against a TFLite variant on the other runtime that the recipe lists."""
+        job = self._job
+        if exported.format != "tflite" or runtimes.TFLITE_RUNTIME not in job.recipe.runtimes:
+            return []
+        bounds = job.recipe.gate.bounds(exported.precision)
+
+        def look() -> list[str]:
+            prepare = job.recipe.preprocessor(exported.input)
+            known = job.recipe.preprocessor(job.original.input)
+            tensors, wanted = [], []
+            with job.screen.step(f"{exported.name} on {runtimes.TFLITE_RUNTIME}"):
+                for raw, _ in job.inputs.evaluation(RUN_ELSEWHERE, job.options.seed):
+                    tensors.append(prepare(raw)[0].copy())
+                    wanted.append(job.original.run(known(raw)[0].copy()))
+                return runtimes.refusals(exported.model, tensors, wanted, bounds)
+
+        parts = [self._parts(exported), msgspec.to_builtins(bounds)]
+        return job.cache.remember("elsewhere", parts, list[str], look)
 
     # ---- what is said of it
 

@@ -6,6 +6,7 @@
 
 import importlib.metadata
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +17,7 @@ def main(model: str, inputs: str, outputs: str) -> None:
 
     interpreter = Interpreter(model_path=model, num_threads=1)
     interpreter.allocate_tensors()
-    # The names of the signature where there is one, as edge.engines.tflite takes them.
-    names = {detail["name"]: detail["index"] for detail in interpreter.get_output_details()}
-    signatures = interpreter.get_signature_list()
-    if len(signatures) == 1:
-        runner = interpreter.get_signature_runner(next(iter(signatures)))
-        names = {name: detail["index"] for name, detail in runner.get_output_details().items()}
+    names = _names(interpreter)
     (given,) = interpreter.get_input_details()
     found = {}
     with np.load(inputs, allow_pickle=False) as tensors:
@@ -32,6 +28,17 @@ def main(model: str, inputs: str, outputs: str) -> None:
                 found[f"{number}/{name}"] = interpreter.get_tensor(index)
     np.savez(outputs, **found)
     print(importlib.metadata.version("tflite-runtime"))
+
+
+def _names(interpreter: Any) -> dict[str, int]:
+    """Indices of the outputs by the names of the signature, where there is one, as
+    edge.engines.tflite takes them. Apart, since a runner that is held keeps the model from running.
+    """
+    signatures = interpreter.get_signature_list()
+    if len(signatures) == 1:
+        runner = interpreter.get_signature_runner(next(iter(signatures)))
+        return {name: detail["index"] for name, detail in runner.get_output_details().items()}
+    return {detail["name"]: detail["index"] for detail in interpreter.get_output_details()}
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def _trade_off(variants: Sequence[Mapping[str, Any]]) -> str:
     ]
     if len(points) < 2:
         return ""
-    width, height, left, right, top, bottom = 640, 320, 60, 150, 24, 44
+    width, height, left, right, top, bottom = 480, 300, 52, 140, 24, 44
     slowest = max(x for x, _, _ in points) * 1.15
     low, high = min(y for _, y, _ in points), max(y for _, y, _ in points)
     margin = max(high - low, 0.004) * 0.2
@@ -191,6 +191,7 @@ def _trade_off(variants: Sequence[Mapping[str, Any]]) -> str:
     def y_of(value: float) -> float:
         return height - bottom - (height - top - bottom) * (value - low) / (high - low)
 
+    leaders: list[str] = []
     marks = [
         f'<line class="axis" x1="{left}" x2="{width - right}" y1="{y_of(low):.1f}"'
         f' y2="{y_of(low):.1f}"/>'
@@ -215,12 +216,15 @@ def _trade_off(variants: Sequence[Mapping[str, Any]]) -> str:
         line = max([y_of(y) + 4, *(place + 15 for place in taken)])
         taken.append(line)
         text = f"{v['name']} ({v.get('size', 0) / 1000:.0f} kB)"
+        # Under all circles, which have to stay whole.
+        leaders.append(
+            f'<line class="axis" x1="{x_of(x):.1f}" y1="{y_of(y):.1f}"'
+            f' x2="{width - right + 4}" y2="{line - 4:.1f}"/>'
+        )
         marks.append(
             f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="{radius:.1f}" fill="{colour}"'
             f' fill-opacity="{0.25 if v.get("refusals") else 0.7}" stroke="{colour}"'
             f' stroke-width="2"><title>{_text(text)}: {x:.3g} ms, {y:.4f}</title></circle>'
-            f'<line class="axis" x1="{x_of(x) + radius:.1f}" y1="{y_of(y):.1f}"'
-            f' x2="{width - right + 4}" y2="{line - 4:.1f}"/>'
             f'<text x="{width - right + 8}" y="{line:.1f}">{_text(_short(str(v["name"])))}</text>'
         )
     marks.append(
@@ -230,7 +234,7 @@ def _trade_off(variants: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"<h2>Trade-off: {_text(measure)} over time</h2>"
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{_text(measure)} over the'
-        f' time of one inference">{"".join(marks)}</svg>'
+        f' time of one inference">{"".join(leaders + marks)}</svg>'
         '<p class="soft">Higher and further left is better. The area is the size of the file;'
         ' <span style="color:'
         + SERIES[0]

@@ -2,7 +2,7 @@
 
 Raw inputs are what edge's sources give: uint8 [H, W, 3] BGR, or float32 [T, C] in physical units.
 Pictures of any kind that OpenCV reads become that (grey, alpha, 16 bits, turned by EXIF); one that
-it cannot read is skipped and named.
+it cannot read is skipped and counted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,15 +29,21 @@ BY_FOLDER, BY_NAME = "folder", "name"
 
 
 class Samples(Protocol):
-    """Raw inputs that lie on disk."""
+    """Raw inputs that lie on disk.
 
-    skipped: list[str]
+    What cannot be used is counted in `skipped` by the reason, and what has a label that is no class
+    in `unlabelled` by that label, as they pass by.
+    """
+
+    path: Path
+    skipped: Counter[str]
+    unlabelled: Counter[str]
 
     def __len__(self) -> int:
         """How many there are."""
 
     def take(self, count: int, seed: int) -> Iterator[tuple[Array, Truth]]:
-        """At most `count` of them, in an order that the seed fixes."""
+        """At most `count` of them, in an order that the seed fixes. ConfigError without any."""
 
     def digest(self) -> str:
         """SHA-256 over all that lies there, in hex."""
@@ -56,58 +63,83 @@ def open_samples(path: Path, *, truth: str = "", labels: tuple[str, ...] = ()) -
 
 
 class _Folder:
-    def __init__(self, root: Path, truth: str, labels: tuple[str, ...]) -> None:
-        self.skipped: list[str] = []
-        self._root = root
-        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in PICTURES)
-        if not found:
-            raise ConfigError(f"{root}: holds no pictures ({', '.join(sorted(PICTURES))})")
-        truths = _truths(root, found, truth, labels)
-        self._files = [path for path in found if not truth or path in truths]
-        self._truths = truths
+    """Pictures, and arrays as .npy, at any depth."""
+
+    def __init__(self, path: Path, truth: str, labels: tuple[str, ...]) -> None:
+        self.path = path
+        self.skipped: Counter[str] = Counter()
+        self.unlabelled: Counter[str] = Counter()
+        self._files = sorted(
+            file for file in path.rglob("*") if file.suffix.lower() in PICTURES | {".npy"}
+        )
         if not self._files:
-            raise ConfigError(f"{root}: {truth} gives a truth for none of its pictures")
+            raise ConfigError(f"{path}: holds no pictures and no .npy files")
+        self._labels = labels
+        self._boxes = _coco(Path(truth), labels) if truth.endswith(".json") else {}
+        self._named = {} if self._boxes else _names(path, self._files, truth)
+        known = set(self._named.values())
+        if known and not known & set(labels):
+            raise ConfigError(
+                f"{truth}: none of its labels is a class of the model: {_few(sorted(known))};"
+                f" the model has {_few(labels)}"
+            )
+        self._labelled = bool(truth)
 
     def __len__(self) -> int:
         return len(self._files)
 
     def take(self, count: int, seed: int) -> Iterator[tuple[Array, Truth]]:
-        """Pictures in a shuffled order; those that cannot be read are skipped."""
+        """Files in a shuffled order."""
         given = 0
         for index in np.random.default_rng(seed).permutation(len(self._files)):
-            path = self._files[index]
-            picture = read_picture(path)
-            if picture is None:
-                self.skipped.append(path.name)
+            file = self._files[index]
+            raw = _read(file)
+            if isinstance(raw, str):
+                self.skipped[raw] += 1
                 continue
-            yield picture, self._truths.get(path, {})
+            yield raw, self._truth(file)
             given += 1
             if given == count:
                 return
         if not given:
-            raise ConfigError(f"{self._root}: none of its {len(self)} pictures can be read")
+            reasons = ", ".join(f"{n} × {why}" for why, n in self.skipped.items())
+            raise ConfigError(f"{self.path}: nothing there can be used: {reasons}")
 
     def digest(self) -> str:
-        """Over names, truths and bytes."""
+        """Over names, labels and bytes."""
         whole = hashlib.sha256()
-        for path in self._files:
-            truth = {key: np.asarray(value).tolist() for key, value in self._known(path).items()}
-            name = path.relative_to(self._root).as_posix()
+        for file in self._files:
+            name = self._relative(file)
+            truth = {key: np.asarray(value).tolist() for key, value in self._known(name).items()}
             whole.update(f"{name}\0{json.dumps(truth, sort_keys=True)}\0".encode())
-            with path.open("rb") as file:
-                whole.update(hashlib.file_digest(file, "sha256").digest())
+            with file.open("rb") as opened:
+                whole.update(hashlib.file_digest(opened, "sha256").digest())
         return whole.hexdigest()
 
-    def _known(self, path: Path) -> Truth:
-        return self._truths.get(path, {})
+    def _relative(self, file: Path) -> str:
+        return file.relative_to(self.path).as_posix()
+
+    def _truth(self, file: Path) -> Truth:
+        name = self._relative(file)
+        known = self._known(name)
+        if not known and self._labelled:
+            self.unlabelled[self._named.get(name, "no label")] += 1
+        return known
+
+    def _known(self, name: str) -> Truth:
+        if name in self._boxes:
+            return self._boxes[name]
+        label = self._named.get(name)
+        return {"class": self._labels.index(label)} if label in self._labels else {}
 
 
 class _Npz:
     """`inputs` [N, …] (uint8 [N, H, W, 3] RGB, or numbers [N, T, C]); `classes` int [N]."""
 
     def __init__(self, path: Path) -> None:
-        self.skipped: list[str] = []
-        self._path = path
+        self.path = path
+        self.skipped: Counter[str] = Counter()
+        self.unlabelled: Counter[str] = Counter()
         try:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = dict(stored)
@@ -139,57 +171,61 @@ class _Npz:
 
     def digest(self) -> str:
         """Of the file."""
-        return hashlib.sha256(self._path.read_bytes()).hexdigest()
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
 
-def read_picture(path: Path) -> Array | None:
-    """A picture file as uint8 [H, W, 3] BGR; None when it is none."""
+def _read(file: Path) -> Array | str:
+    """A picture or an array; or why not. Pictures of other depths and modes become 8-bit BGR,
+    turned upright as their EXIF says, by the same decoder as on the device."""
+    try:
+        if file.suffix.lower() == ".npy":
+            array: Array = np.load(file, allow_pickle=False)
+            return array if array.dtype.kind in "fiu" else "an array without numbers"
+        data = np.fromfile(file, np.uint8)
+    except (OSError, ValueError, EOFError):
+        return "cannot be read"
     import cv2
 
     try:
-        stored = np.fromfile(path, np.uint8)
-        return cv2.imdecode(stored, cv2.IMREAD_COLOR) if stored.size else None
-    except (OSError, cv2.error):
-        return None
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:
+        picture = None
+    return "not a picture that can be read" if picture is None else np.asarray(picture)
 
 
-def _truths(
-    root: Path, files: list[Path], truth: str, labels: tuple[str, ...]
-) -> Mapping[Path, Truth]:
+def _names(root: Path, files: Sequence[Path], truth: str) -> dict[str, str]:
+    """The label of each file, by its path inside of the folder."""
     if not truth:
         return {}
+    inside = {file.relative_to(root).as_posix(): file for file in files}
     if truth == BY_FOLDER:
-        named = {path: path.parent.name for path in files}
-    elif truth == BY_NAME:
-        named = {path: path.name.partition("_")[0] for path in files}
-    elif truth.endswith(".json"):
-        return _coco(root, Path(truth), labels)
-    else:
-        named = _csv(root, Path(truth))
-    classes = {label: index for index, label in enumerate(labels)}
-    unknown = sorted({name for name in named.values() if name not in classes})
-    if unknown and len(unknown) == len(set(named.values())):
-        raise ConfigError(
-            f"{truth}: none of its labels is a class of the model: {', '.join(unknown[:5])};"
-            f" the model has {', '.join(labels[:5])}…"
-        )
-    return {path: {"class": classes[name]} for path, name in named.items() if name in classes}
+        return {name: name.partition("/")[0] for name in inside if "/" in name}
+    if truth == BY_NAME:
+        return {name: file.stem.partition("_")[0] for name, file in inside.items()}
+    return _csv(Path(truth))
 
 
-def _csv(root: Path, file: Path) -> dict[Path, str]:
+def _csv(file: Path) -> dict[str, str]:
+    """Rows of `file,label`, with or without a header of these two words."""
     try:
-        with file.open(newline="", encoding="utf-8") as opened:
-            rows = [row for row in csv.reader(opened) if row]
+        with file.open(newline="", encoding="utf-8-sig") as opened:
+            rows = list(csv.reader(opened))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from error
+        raise ConfigError(f"{file}: cannot be read as a csv file: {error}") from error
+    labels: dict[str, str] = {}
     for number, row in enumerate(rows, start=1):
+        if not row or (number == 1 and [cell.strip() for cell in row] == ["file", "label"]):
+            continue
         if len(row) != 2:
-            raise ConfigError(f"{file}: line {number}: must be `file,label`, not {row}")
-    return {root / name: label.strip() for name, label in rows}
+            raise ConfigError(f"{file}: line {number}: needs file,label, not {','.join(row)!r}")
+        labels[Path(row[0].strip()).as_posix()] = row[1].strip()
+    if not labels:
+        raise ConfigError(f"{file}: holds no labels")
+    return labels
 
 
-def _coco(root: Path, file: Path, labels: tuple[str, ...]) -> dict[Path, Truth]:
-    """Boxes of a COCO instances file; categories are matched to the labels by name."""
+def _coco(file: Path, labels: tuple[str, ...]) -> dict[str, Truth]:
+    """Boxes of a COCO instances file, by picture; categories are matched to labels by name."""
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         classes = {
@@ -205,7 +241,7 @@ def _coco(root: Path, file: Path, labels: tuple[str, ...]) -> dict[Path, Truth]:
                 boxes[found["image_id"]].append([x, y, x + width, y + height])
                 kinds[found["image_id"]].append(classes[found["category_id"]])
         return {
-            root / picture["file_name"]: {
+            picture["file_name"]: {
                 "boxes": np.array(boxes[picture["id"]], np.float32).reshape(-1, 4),
                 "classes": np.array(kinds[picture["id"]], np.int64),
             }
@@ -213,3 +249,7 @@ def _coco(root: Path, file: Path, labels: tuple[str, ...]) -> dict[Path, Truth]:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file}: not a COCO instances file: {error!r}") from error
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + ("…" if len(names) > 5 else "")

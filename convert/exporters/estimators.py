@@ -66,12 +66,15 @@ class _Head(torch.nn.Module):  # type: ignore[misc]  # torch is not followed
         self.kind = kind
 
     def forward(self, found: torch.Tensor) -> torch.Tensor:
-        """`both` and `probability` make two classes of one decision."""
+        """`both` and `probability` make two classes of one decision, `shares` one against all."""
         if self.kind == "both":
             return torch.cat([-found, found], dim=1)
         if self.kind == "probability":
             found = torch.sigmoid(found)
             return torch.cat([1 - found, found], dim=1)
+        if self.kind == "shares":
+            found = torch.sigmoid(found)
+            return found / found.sum(dim=1, keepdim=True)
         return torch.softmax(found, dim=1) if self.kind == "softmax" else found
 
 
@@ -175,7 +178,9 @@ def _final(step: Any, method: str) -> torch.nn.Module:
 def _head(step: Any, method: str) -> _Head:
     two = len(getattr(step, "classes_", ())) == 2
     if method == "predict_proba":
-        return _Head("probability" if two else "softmax")
+        if two:
+            return _Head("probability")
+        return _Head("shares" if type(step).__name__ == "SGDClassifier" else "softmax")
     return _Head("both" if two else "plain")
 
 

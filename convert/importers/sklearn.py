@@ -20,8 +20,15 @@ from convert.probe import noise, worst_error
 from edge.types import Array, TensorSpec
 
 _OPSET = {"": 20, "ai.onnx.ml": 3}
-_TRUSTED = ("sklearn._loss.", "sklearn.ensemble._hist_gradient_boosting.")
-"""Parts of scikit-learn's gradient boosting that skops does not list yet."""
+_TRUSTED = (
+    "sklearn._loss.",
+    "sklearn.ensemble._hist_gradient_boosting.",
+    "sklearn.metrics._dist_metrics.",
+    "sklearn.neighbors.",
+    "sklearn.neural_network._stochastic_optimizers.",
+    "sklearn.tree._tree.",
+)
+"""Parts of scikit-learn's own estimators that skops leaves to its caller: they hold numbers."""
 
 
 class SklearnModel:
@@ -64,13 +71,31 @@ class SklearnModel:
         return {self._name: found}
 
     def export(self, format: Format, options: ExportOptions) -> Exported:
-        """ONNX by skl2onnx; TFLite re-expressed as a torch module."""
+        """ONNX by skl2onnx; TFLite, and ONNX where skl2onnx fails, by way of a torch module."""
         if format == "onnx":
-            return self._graph.export("onnx", options)
-        from convert.exporters import estimators, tflite
+            try:
+                return self._graph.export("onnx", options)
+            except CannotConvert as error:
+                return self._from_torch("onnx", options, error)
+        return self._from_torch("tflite", options)
 
-        module = estimators.module_of(self.module, self._method)
-        self._check(module)
+    def _from_torch(
+        self, format: Format, options: ExportOptions, failed: CannotConvert | None = None
+    ) -> Exported:
+        """Re-expressed as a torch module; without a way, what failed before is the reason."""
+        from convert.exporters import estimators
+
+        try:
+            module = estimators.module_of(self.module, self._method)
+            self._check(module)
+        except CannotConvert as error:
+            raise failed or error from error
+        if format == "onnx":
+            from convert.exporters import onnx
+
+            return onnx.export(module, self.input, self.outputs, options)
+        from convert.exporters import tflite
+
         return tflite.export(module, self.input, self.outputs, options)
 
     @property
@@ -82,20 +107,24 @@ class SklearnModel:
         import skl2onnx
         from skl2onnx.common.data_types import FloatTensorType
 
-        options: dict[str, Any] = {}
+        # Which options there are differs between estimators, and skl2onnx says so by NameError.
+        attempts: list[dict[str, Any]] = [{}]
         if hasattr(self.module, "classes_"):
-            options["zipmap"] = False
+            attempts = [{"zipmap": False}, {}]
             if self._method == "decision_function":
-                options["raw_scores"] = True
-        try:
-            proto = skl2onnx.convert_sklearn(
-                self.module,
-                initial_types=[(self.input.name, FloatTensorType([None, self.input.shape[1]]))],
-                options={id(self.module): options},
-                target_opset=_OPSET,
-            )
-        except Exception as error:
-            raise CannotConvert(f"skl2onnx failed: {reason(error)}") from error
+                attempts = [{"zipmap": False, "raw_scores": True}, {"raw_scores": True}, *attempts]
+        for number, options in enumerate(attempts, start=1):
+            try:
+                proto = skl2onnx.convert_sklearn(
+                    self.module,
+                    initial_types=[(self.input.name, FloatTensorType([None, self.input.shape[1]]))],
+                    options={id(self.module): options},
+                    target_opset=_OPSET,
+                )
+                break
+            except Exception as error:
+                if not isinstance(error, NameError) or number == len(attempts):
+                    raise CannotConvert(f"skl2onnx failed: {reason(error)}") from error
         return checked_graph(proto, self.input, self.outputs, self.run)
 
     def _check(self, module: Any) -> None:

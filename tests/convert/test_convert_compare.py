@@ -78,7 +78,7 @@ def run(pictures: Path, tmp_path: Path) -> Callable[..., Result]:
     def run(reference: Path, candidate: Path, *flags: str) -> Result:
         given = ["--data", str(pictures), "--classes", "red,green,blue", *flags]
         if "--labels" not in flags and "tensors" not in flags:
-            given += ["--labels", str(pictures)]
+            given += ["--labels", "folder"]
         return CliRunner().invoke(compare, [str(reference), str(candidate), *given])
 
     return run
@@ -179,7 +179,7 @@ def test_labels_come_from_a_csv_file_or_from_the_names(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--data", "nowhere"), "nowhere: no such folder"),
+        (("--data", "nowhere"), "nowhere: must be a folder"),
         (("--classes", "red,blue"), "has 3 classes, --classes names 2"),
         (("--std", "0"), "--std 0: must be above 0"),
         (("--mean", "1,2"), "--mean 1,2: rgb has 3 channels"),

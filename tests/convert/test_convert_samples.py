@@ -44,26 +44,30 @@ def test_a_broken_picture_is_skipped_and_named(pictures: Path) -> None:
     (pictures / "empty.jpg").touch()
     samples = open_samples(pictures)
     assert len(list(samples.take(100, seed=0))) == 6
-    assert samples.skipped and set(samples.skipped) == {"broken.jpg", "empty.jpg"}
+    assert samples.skipped == {"not a picture that can be read": 2}
 
 
 def test_a_folder_of_broken_pictures_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no picture")
-    with pytest.raises(ConfigError, match="none of its 1 pictures can be read"):
+    with pytest.raises(ConfigError, match="nothing there can be used: 1 × not a picture"):
         list(open_samples(tmp_path).take(1, seed=0))
 
 
 @pytest.mark.parametrize("truth", ["folder", "name"])
 def test_the_class_by_folder_or_by_name(pictures: Path, truth: str) -> None:
     samples = open_samples(pictures, truth=truth, labels=LABELS)
-    assert sorted(found["class"] for _, found in samples.take(100, seed=0)) == [0, 0, 0, 1, 1]
+    found = [truth.get("class") for _, truth in samples.take(100, seed=0)]
+    assert sorted(found, key=str) == [0, 0, 0, 1, 1, None]
+    assert samples.unlabelled == {"cow": 1}
 
 
 def test_the_class_by_a_csv(pictures: Path) -> None:
     file = pictures / "truth.csv"
     file.write_text("cat/cat_1.png,dog\ndog/dog_1.png,cat\n")
     samples = open_samples(pictures, truth=str(file), labels=LABELS)
-    assert sorted(found["class"] for _, found in samples.take(100, seed=0)) == [0, 1]
+    found = [truth["class"] for _, truth in samples.take(100, seed=0) if truth]
+    assert sorted(found) == [0, 1]
+    assert samples.unlabelled == {"no label": 4}
 
 
 def test_boxes_by_a_coco_file(pictures: Path) -> None:
@@ -77,7 +81,8 @@ def test_boxes_by_a_coco_file(pictures: Path) -> None:
         ],
     }
     file.write_text(json.dumps(document))
-    ((_, found),) = open_samples(pictures, truth=str(file), labels=LABELS).take(9, seed=0)
+    samples = open_samples(pictures, truth=str(file), labels=LABELS)
+    (found,) = [truth for _, truth in samples.take(9, seed=0) if truth]
     assert found["boxes"].tolist() == [[1, 2, 4, 6]]
     assert found["classes"].tolist() == [1]
 
@@ -130,7 +135,7 @@ def test_an_npz_that_cannot_be_used(
     ("truth", "words"),
     [
         ("missing.csv", "cannot be read"),
-        ("wide.csv", "line 2: must be `file,label`"),
+        ("wide.csv", "line 2: needs file,label"),
         ("broken.json", "not a COCO instances file"),
         ("name", "none of its labels is a class of the model"),
     ],
