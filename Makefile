@@ -14,7 +14,9 @@ demo: $(VENV)/.demo
 # At a desk without torch; with CI=true everything is installed and run, and nothing may skip.
 ifeq ($(CI),true)
 test: $(VENV)/.convert $(VENV)/.dev test-tflite-runtime
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/edge convert-env onnx2tf
+	@EDGE_TFLITE_RUNTIME_PYTHON=$(CURDIR)/.venv-tflite-runtime/bin/python \
+		$(BIN)/python -m pytest $(ARGS)
 else
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest $(ARGS)

@@ -251,11 +251,8 @@ def _show(result: Result, *, as_json: bool, seconds: float) -> None:
         click.echo(json.dumps({**result.as_json(), "seconds": round(seconds, 1)}))
     else:
         screen.show_table(*result.rows())
-    for report in result.variants:
-        for line in report.lines():
-            click.echo(f"edge: {line}", err=True)
-    for note in result.notes:
-        click.echo(f"edge: note: {note}", err=True)
+    for line in result.lines():
+        click.echo(f"edge: {line}", err=True)
     if result.bundle is None:
         refused = ", ".join(report.name for report in result.variants if report.refusals)
         reason = f"the gate refused {refused}" if refused else "no variant could be made"

@@ -178,7 +178,7 @@ def dominated(standing: Mapping[str, Candidate]) -> dict[str, str]:
     """
     reasons: dict[str, str] = {}
     # Of two that are alike the earlier one, which is the safer one, stays.
-    for name, one in reversed(standing.items()):
+    for name, one in reversed(list(standing.items())):
         for rival, other in standing.items():
             if (
                 rival not in (name, *reasons)

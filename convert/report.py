@@ -88,9 +88,7 @@ class VariantReport:
         return "dominated" if self.dominated else "ships"
 
     def lines(self) -> list[str]:
-        """What a person has to be told of a variant that does not ship."""
-        if self.absent:
-            return [f"{self.name} not made: {self.absent}"]
+        """Why a variant that was made does not ship."""
         if not self.refusals:
             return [f"{self.name} left out: {self.dominated}"] if self.dominated else []
         told = [f"warning: {self.name} refused: {reason}" for reason in self.refusals]
@@ -160,6 +158,16 @@ class Result:
             put("verdict", index, report.verdict)
         header = ["", *(name for name, _ in columns)]
         return header, [[title, *cells] for title, cells in lines.items()]
+
+    def lines(self) -> list[str]:
+        """What a person has to be told: of what could not be made once a reason, then the rest."""
+        absent: dict[str, list[str]] = {}
+        for report in self.variants:
+            if report.absent:
+                absent.setdefault(report.absent, []).append(report.name)
+        told = [f"{', '.join(names)} not made: {reason}" for reason, names in absent.items()]
+        told += [line for report in self.variants for line in report.lines()]
+        return told + [f"note: {note}" for note in self.notes]
 
     def report(self) -> dict[str, Any]:
         """report.json: what does not change from run to run."""
