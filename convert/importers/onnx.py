@@ -109,7 +109,7 @@ class OnnxModel:
             outputs = tuple(with_batch(spec, -1) for spec in outputs)
         elif options.dynamic_batch:
             notes = ("the file has a fixed batch, which stays 1",)
-        model = strip(proto)
+        model = strip(_with_output_shapes(proto, outputs))
         if options.fold is not None:
             from convert import onnx_graph
 
@@ -289,6 +289,22 @@ def _with_shape(proto: onnx.ModelProto, spec: TensorSpec) -> onnx.ModelProto:
     for value in changed.graph.output:
         value.type.tensor_type.ClearField("shape")
     return shape_inference.infer_shapes(changed, data_prop=True)
+
+
+def _with_output_shapes(
+    proto: onnx.ModelProto, outputs: tuple[TensorSpec, ...]
+) -> onnx.ModelProto:
+    """The graph with the shapes that its outputs were seen to have, where inference found none:
+    it does not know the operators of trees."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    shapes = {spec.name: spec.shape for spec in outputs}
+    for value in changed.graph.output:
+        kind = value.type.tensor_type
+        if not kind.HasField("shape"):
+            shape = ["batch" if size < 0 else size for size in shapes[value.name]]
+            value.CopyFrom(helper.make_tensor_value_info(value.name, kind.elem_type, shape))
+    return changed
 
 
 def _upgraded(proto: onnx.ModelProto, spec: TensorSpec, notes: list[str]) -> onnx.ModelProto:
