@@ -26,9 +26,11 @@ from convert.parity import Tally
 from convert.recipe import Bounds
 from convert.report import Measured, finite
 from convert.samples import Samples
+from convert.verify import STEADY
 from convert.worst import WorstSample, WorstSamples
 from edge import seams
 from edge.errors import ConfigError, EngineError, FrameError
+from edge.golden import range_error
 from edge.manifest import ImagePreprocess, Variant
 from edge.types import Array, Classification, Geometry, Prediction, TensorSpec
 
@@ -295,6 +297,9 @@ class _Comparing:
         measured = Measured(parity=parity, agreement=same, accuracy=self._accuracy(self._candidate))
         doubts = self._doubts()
         refusals = doubts + gate.refusals(measured, bounds, reference=reference.accuracy)
+        if self._question.task == "tensors":
+            traits = {name: tally.traits() for name, tally in self._tallies.items()}
+            refusals += gate.drowned(traits, bounds)
         advice = ""
         if refusals and not doubts:
             evidence, precision = self._evidence(measured), self._candidate.file.precision
@@ -345,7 +350,14 @@ class _Comparing:
             transposed=""
             if exact
             else diagnosis.transposed(self._reference.file.run, self._renamed, self._pairs, target),
+            unsteady=self._unsteady(),
         )
+
+    def _unsteady(self) -> bool:
+        """Whether the candidate answers the same input differently each time."""
+        tensor = self._pairs[0][1]
+        first, again = self._candidate.file.run(tensor), self._candidate.file.run(tensor)
+        return any(range_error(again[name], value) > STEADY for name, value in first.items())
 
     def _renamed(self, tensor: Array) -> dict[str, Array]:
         """The candidate's outputs by the reference's names."""
