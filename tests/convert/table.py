@@ -11,9 +11,8 @@ import re
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 import zoo  # noqa: E402
 
-from convert import gate, importers  # noqa: E402
+from convert import cache, gate, importers, screen  # noqa: E402
 from convert.agreement import agreement  # noqa: E402
 from convert.errors import CannotConvert, reason  # noqa: E402
 from convert.layouts import to_layout  # noqa: E402
@@ -202,23 +201,20 @@ def differences(kind: str, found: dict[str, Cell], stands: dict[str, Cell]) -> l
 
 def main(kinds: Sequence[str]) -> int:
     """Convert, tell the seconds of each kind, and rewrite or compare."""
-    rows: dict[str, dict[str, Cell]] = {}
-    for kind in kinds or zoo.KINDS:
-        started = time.monotonic()
-        try:
+    with screen.quiet(False, cache.folder() / "logs" / "convert-table.log") as stream:
+        rows: dict[str, dict[str, Cell]] = {}
+        for kind in kinds or zoo.KINDS:
+            started = time.monotonic()
             rows[kind] = convert(kind)
-        except EdgeError:
-            traceback.print_exc()
-            return 1
-        seconds = round(time.monotonic() - started, 1)
-        cells = {name: cell.verdict for name, cell in rows[kind].items()}
-        print(json.dumps({"kind": kind, "seconds": seconds, **cells}), flush=True)
+            seconds = round(time.monotonic() - started, 1)
+            cells = {name: asdict(cell) for name, cell in rows[kind].items()}
+            print(json.dumps({"kind": kind, "seconds": seconds, "cells": cells}), file=stream)
+            stream.flush()
     text = README.read_text(encoding="utf-8")
     if kinds:
-        print(write(rows))
         stands = read(text)
         told = [line for kind in kinds for line in differences(kind, rows[kind], stands[kind])]
-        print("\n".join(told) or "as it stands in the table")
+        print("\n".join([write(rows), "", *(told or ["as it stands in the table"])]))
         return int(bool(told))
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]

@@ -23,7 +23,11 @@ from convert import cli
 from edge.bundle import Bundle
 from edge.model import Model
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("converters")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("converters"),
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -158,7 +162,7 @@ def test_no_labels_at_all(place: Path) -> None:
 def test_an_empty_calibration_folder(place: Path, refused: Callable[..., str]) -> None:
     (place / "empty").mkdir()
     line = refused("model.onnx", "--calibrate", str(place / "empty"), code=2)
-    assert "empty: holds no pictures" in line
+    assert "empty: holds no pictures and no .npy files" in line
 
 
 def test_a_folder_in_which_no_picture_can_be_read(
@@ -168,7 +172,7 @@ def test_a_folder_in_which_no_picture_can_be_read(
     for index in range(3):
         (place / "broken" / f"{index}.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
     line = refused("model.onnx", "--calibrate", str(place / "broken"), code=2)
-    assert "broken: none of its 3 pictures can be read" in line
+    assert "broken: nothing there can be used: 3 × not a picture that can be read" in line
 
 
 def test_a_truth_that_fits_no_class(place: Path, refused: Callable[..., str]) -> None:
@@ -177,7 +181,7 @@ def test_a_truth_that_fits_no_class(place: Path, refused: Callable[..., str]) ->
     assert "none of its labels is a class of the model: left-blue, left-red" in line
 
 
-def test_pictures_of_other_sizes_and_modes_are_taken_and_a_broken_one_is_named(
+def test_pictures_of_other_sizes_and_modes_are_taken_and_a_broken_one_is_counted(
     place: Path, convert: Callable[..., Result]
 ) -> None:
     from PIL import Image
@@ -197,7 +201,7 @@ def test_pictures_of_other_sizes_and_modes_are_taken_and_a_broken_one_is_named(
     (folder / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
     done = convert("model.onnx", "--only", "onnx-fp32")
     assert done.exit_code == 0, done.output
-    assert "edge: note: 1 pictures cannot be read: cut.jpg" in done.stderr
+    assert "edge: note: evaluation: 1 × not a picture that can be read" in done.stderr
     assert "31 samples" in done.stdout
 
 
@@ -214,7 +218,7 @@ def _run(place: Path, *flags: str, **files: str) -> subprocess.CompletedProcess[
     return subprocess.run(
         [sys.executable, "-m", "convert", *files.get("source", str(place / "model.onnx")).split(),
          *flags],
-        capture_output=True, text=True, timeout=110, cwd=ROOT,
+        capture_output=True, text=True, timeout=300, cwd=ROOT,
     )  # fmt: skip
 
 
@@ -232,7 +236,7 @@ def test_from_a_file_and_a_folder_to_a_bundle_that_runs(place: Path) -> None:
     again = _run(place, *_flags(place), *only)
     assert again.returncode == 0
     assert "unchanged since the last run" in again.stdout
-    assert again.stderr == ""
+    assert _steps(again.stderr) == []
     assert Bundle.open(place / "bundle").identity == first
 
 
@@ -298,7 +302,7 @@ def test_ctrl_c_leaves_nothing_half_written(step: str, place: Path) -> None:
         assert letter, seen.decode()
         seen += letter
     process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=100)
+    _, rest = process.communicate(timeout=300)
     assert process.returncode == 130, (seen + rest).decode()
     assert "edge: interrupted; no bundle was written" in rest.decode()
     assert "Traceback" not in rest.decode()

@@ -18,9 +18,21 @@ from convert import cli
 from convert.compare_cli import compare
 from edge.bundle import Bundle
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("converters")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("converters"),
+]
 
+Recipes = Callable[..., Path]
+Convert = Callable[..., Result]
 ONNX = tuple(f"onnx-{precision}" for precision in ("fp32", "fp16", "int8-dynamic", "int8"))
+
+
+def _change(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, converters: None) -> Path:
 
 
 @pytest.fixture
-def convert(data: Path, tmp_path: Path) -> Callable[..., Result]:
+def convert(data: Path, tmp_path: Path) -> Convert:
     """`edge convert model.onnx` on the labelled pictures, ONNX alone; flags given here go first."""
 
     def run(*flags: str, only: tuple[str, ...] = ONNX) -> Result:
@@ -55,7 +67,7 @@ def convert(data: Path, tmp_path: Path) -> Callable[..., Result]:
 
 
 @pytest.fixture
-def against(data: Path, tmp_path: Path) -> Callable[..., Result]:
+def against(data: Path, tmp_path: Path) -> Convert:
     """`edge compare` of model.onnx, or of another file, with a candidate, on the pictures."""
 
     def run(candidate: bytes, *flags: str, reference: bytes | None = None) -> Result:
@@ -74,7 +86,7 @@ def against(data: Path, tmp_path: Path) -> Callable[..., Result]:
 
 
 def test_the_model_itself_ships_in_every_precision(
-    convert: Callable[..., Result], tmp_path: Path
+    convert: Convert, tmp_path: Path
 ) -> None:
     done = convert()
     assert done.exit_code == 0, done.output
@@ -87,7 +99,7 @@ def test_the_model_itself_ships_in_every_precision(
 
 
 def test_bgr_for_rgb_is_refused_because_the_labels_know_better(
-    convert: Callable[..., Result], tmp_path: Path
+    convert: Convert, tmp_path: Path
 ) -> None:
     done = convert("--color", "bgr")
     assert done.exit_code == 3, done.output
@@ -98,7 +110,7 @@ def test_bgr_for_rgb_is_refused_because_the_labels_know_better(
 
 
 def test_labels_in_another_order_are_refused_with_what_is_taken_for_what(
-    convert: Callable[..., Result], tmp_path: Path
+    convert: Convert, tmp_path: Path
 ) -> None:
     swapped = tmp_path / "swapped.txt"
     swapped.write_text("\n".join(halves.LABELS[index] for index in (0, 2, 1, 3)))
@@ -109,13 +121,13 @@ def test_labels_in_another_order_are_refused_with_what_is_taken_for_what(
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_candidate_with_swapped_classes_is_refused(against: Callable[..., Result]) -> None:
+def test_a_candidate_with_swapped_classes_is_refused(against: Convert) -> None:
     done = against(halves.model((0, 3, 2, 1)))
     assert done.exit_code == 3, done.output
     assert "labels are swapped: 'top-red' is answered as 'top-blue'" in done.stderr
 
 
-def test_a_candidate_that_expects_bgr_is_refused(against: Callable[..., Result]) -> None:
+def test_a_candidate_that_expects_bgr_is_refused(against: Convert) -> None:
     from onnx import helper, numpy_helper
 
     order = numpy_helper.from_array(np.array([2, 1, 0], np.int64), "order")
@@ -125,7 +137,7 @@ def test_a_candidate_that_expects_bgr_is_refused(against: Callable[..., Result])
     assert "with its colours in the other order: the graph expects BGR for RGB" in done.stderr
 
 
-def test_a_transposed_input_is_refused(against: Callable[..., Result]) -> None:
+def test_a_transposed_input_is_refused(against: Convert) -> None:
     from onnx import helper
 
     turn = helper.make_node("Transpose", ["image"], ["seen"], "turn", perm=[0, 1, 3, 2])
@@ -137,7 +149,7 @@ def test_a_transposed_input_is_refused(against: Callable[..., Result]) -> None:
 # ---- training mode
 
 
-def test_a_candidate_in_training_mode_is_refused(against: Callable[..., Result]) -> None:
+def test_a_candidate_in_training_mode_is_refused(against: Convert) -> None:
     from onnx import helper, numpy_helper
 
     constants = [
@@ -193,12 +205,12 @@ def test_a_torch_module_that_never_leaves_training_mode_is_not_converted(
 
 
 def test_int8_calibrated_on_noise_is_refused_and_the_others_ship(
-    data: Path, convert: Callable[..., Result], tmp_path: Path
+    data: Path, convert: Convert, tmp_path: Path
 ) -> None:
     done = convert("--calibrate", str(data / "noise"), "--evaluate", str(data / "pictures"))
     assert done.exit_code == 0, done.output
     assert "onnx-int8 refused: logits: 99th percentile of the error" in done.stderr
-    assert "onnx-int8: try: calibrated on data unlike the evaluation's: logits lies in" in (
+    assert "onnx-int8: calibrated on data unlike the evaluation's: logits lies in" in (
         done.stderr
     )
     assert "calibrate with real inputs" in done.stderr
@@ -256,7 +268,7 @@ def _by_the_default_calibrator(model: bytes) -> bytes:
 
 
 def test_int8_calibrated_by_a_moving_average_is_refused(
-    tflite: bytes, against: Callable[..., Result]
+    tflite: bytes, against: Convert
 ) -> None:
     done = against(_by_the_default_calibrator(tflite), reference=tflite)
     assert done.exit_code == 3, done.output
@@ -264,7 +276,7 @@ def test_int8_calibrated_by_a_moving_average_is_refused(
     assert "calibrate by minmax (not a moving average or a percentile)" in done.stderr
 
 
-def test_the_same_inputs_by_minmax_pass(tflite: bytes, against: Callable[..., Result]) -> None:
+def test_the_same_inputs_by_minmax_pass(tflite: bytes, against: Convert) -> None:
     from convert.original import Exported
     from convert.quantize import quantize
     from edge.types import TensorSpec
@@ -281,39 +293,157 @@ def test_the_same_inputs_by_minmax_pass(tflite: bytes, against: Callable[..., Re
     assert done.exit_code == 0, done.output
 
 
-@pytest.fixture
-def fused(trained_recipe: Callable[..., Path]) -> Path:
-    """The recipe of a detector that joins boxes, in pixels, and scores before it takes them apart."""
-    folder = trained_recipe("lamps")
-    file = folder / "model.py"
-    text = file.read_text()
-    old = "        return tuple(found.flatten(2).transpose(1, 2) for found in maps)\n"
-    assert old in text
-    new = (
-        "        boxes, scores = (found.flatten(2).transpose(1, 2) for found in maps)\n"
-        "        return torch.cat([boxes * 500, scores], 2)\n"
-    )
-    file.write_text(text.replace(old, new))
-    return folder
+FUSED = (
+    "        boxes, scores = (found.flatten(2).transpose(1, 2) for found in maps)\n"
+    "        fused = torch.cat([boxes * 5000, scores], 2)\n"
+)
+ONE_OUTPUT = FUSED + "        return fused\n"
+TAKEN_APART = FUSED + "        return fused[:, :, :4] / 5000, fused[:, :, 4:]\n"
 
 
-def test_boxes_and_scores_in_one_int8_tensor_are_refused_when_nobody_keeps_them_apart(
-    fused: Path, run_convert: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _fuse(file: Path, end: str) -> None:
+    """Join boxes, in large units, and scores at the end of the recipe `lamps`."""
+    _change(file, "        return tuple(found.flatten(2).transpose(1, 2) for found in maps)\n", end)
+
+
+def _keep_nothing_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     from convert import graph
 
     monkeypatch.setattr(graph, "joined_heads", lambda *_, **__: frozenset())
-    done = run_convert(fused, "--only", "onnx-int8")
+
+
+def test_boxes_and_scores_in_one_int8_tensor_are_refused_when_nobody_keeps_them_apart(
+    trained_recipe: Recipes, run_convert: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = trained_recipe("lamps")
+    _fuse(folder / "model.py", TAKEN_APART)
+    _keep_nothing_apart(monkeypatch)
+    done = run_convert(folder, "--only", "onnx-int8")
     assert done.exit_code == 3, done.output
-    assert "columns are lost in the scale of the others (boxes and scores in one tensor)" in (
+    assert "onnx-int8 refused: agreement with the original (recall) 0" in done.stderr
+    assert "onnx-int8: scores: became a constant" in done.stderr
+    assert "onnx-int8: the error starts in node_cat (Concat" in done.stderr
+
+
+def test_boxes_and_scores_in_one_tensor_ship_when_they_are_kept_apart(
+    trained_recipe: Recipes, run_convert: Convert
+) -> None:
+    folder = trained_recipe("lamps")
+    _fuse(folder / "model.py", TAKEN_APART)
+    done = run_convert(folder, "--only", "onnx-int8", "--json")
+    assert done.exit_code == 0, done.output
+    (variant,) = json.loads(done.stdout)["variants"]
+    assert variant["verdict"] == "ships"
+
+
+def test_somebody_elses_int8_detector_with_one_output_is_refused_and_told_why(
+    trained_recipe: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cv2
+
+    from convert import recipe_reader
+    from convert.exporters import onnx as exporter
+    from convert.original import ExportOptions
+    from convert.quantize import quantize
+    from convert.recipe_code import RecipeCode
+    from edge.types import TensorSpec
+
+    folder = trained_recipe("lamps")
+    _fuse(folder / "model.py", ONE_OUTPUT)
+    recipe = recipe_reader.load(folder)
+    code = RecipeCode(recipe)
+    assert recipe.input is not None
+    outputs = (TensorSpec(name="found", shape=(1, 24, 6)),)
+    exported = exporter.export(code.build().eval(), recipe.input, outputs, ExportOptions())
+    prepare = recipe.preprocessor(recipe.input)
+    tensors = []
+    (tmp_path / "data").mkdir()
+    for index, raw in enumerate(code.calibration(16, 0)):
+        cv2.imwrite(str(tmp_path / "data" / f"{index}.png"), raw)
+        tensors.append(prepare(raw)[0].copy())
+    _keep_nothing_apart(monkeypatch)
+    (tmp_path / "theirs.onnx").write_bytes(quantize(exported, "int8", tensors=tensors).model)
+    (tmp_path / "float.onnx").write_bytes(exported.model)
+    files = [str(tmp_path / name) for name in ("float.onnx", "theirs.onnx")]
+    done = CliRunner().invoke(
+        compare, [*files, "--data", str(tmp_path / "data"), "--task", "tensors"]
+    )
+    assert done.exit_code == 3, done.output
+    assert "refused: found: 2 of 6 columns are wrong by more than 30% of what they span" in done.stderr
+    assert "found: 2 of 6 columns are lost in the scale of the others (boxes and scores in one" in (
         done.stderr
     )
 
 
-def test_boxes_and_scores_in_one_tensor_ship_when_they_are_kept_apart(
-    fused: Path, run_convert: Callable[..., Result]
+# ---- other runtimes, other batches, other converters
+
+
+def test_a_scale_per_channel_is_refused_on_tflite_runtime_alone(
+    tflite_mlp: Path, run_convert: Convert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = run_convert(fused, "--only", "onnx-int8", "--json")
+    from litert_quantizer import qtyping, recipe_manager
+
+    from convert import isolated
+    from convert.quantize import tflite as route
+    from edge.errors import ConfigError
+
+    try:
+        isolated.find("tflite-runtime")
+    except ConfigError as error:
+        missing(str(error))
+
+    def per_channel(model: bytes, keep_float: frozenset[str]) -> bytes:
+        rules = recipe_manager.RecipeManager()
+        rules.add_dynamic_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, 8)
+        return route._apply(model, rules, None, "int8-dynamic")
+
+    only = ("--only", "tflite-int8-dynamic")
+    assert run_convert(tflite_mlp, *only).exit_code == 0, "as it is made here it is right there"
+    monkeypatch.setattr(route, "int8_dynamic", per_channel)
+    done = run_convert(tflite_mlp, *only, "--no-cache")
+    assert done.exit_code == 3, done.output
+    assert "tflite-int8-dynamic refused: on tflite-runtime: " in done.stderr
+    assert "FULLY_CONNECTED with a scale per channel, which this runtime computes" in done.stderr
+    _change(tflite_mlp / "recipe.toml", 'runtimes = ["ai-edge-litert", "tflite-runtime"]\n', "")
+    assert run_convert(tflite_mlp, *only, "--no-cache").exit_code == 0, "LiteRT has it right"
+
+
+@pytest.fixture
+def tflite_mlp(trained_recipe: Recipes) -> Path:
+    """The recipe `beeps` with a fully connected layer that is wide enough, for old boards too."""
+    folder = trained_recipe("beeps")
+    _change(folder / "recipe.toml", 'task = "classify"\n',
+            'task = "classify"\nruntimes = ["ai-edge-litert", "tflite-runtime"]\n')  # fmt: skip
+    return folder
+
+
+def test_a_tflite_keeps_its_batch_of_one_and_says_so(
+    trained_recipe: Recipes, run_convert: Convert
+) -> None:
+    folder = trained_recipe("beeps")
+    only = ("--only", "onnx-fp32", "--only", "tflite-fp32", "--dynamic-batch")
+    done = run_convert(folder, *only)
     assert done.exit_code == 0, done.output
-    (variant,) = json.loads(done.stdout)["variants"]
-    assert variant["verdict"] == "ships"
+    assert "edge: note: TFLite has a batch of 1: a dynamic batch is not safe there" in done.stderr
+    variants = Bundle.open(folder / "bundle").manifest.variants
+    batches = {variant.name: variant.inputs[0].shape[0] for variant in variants}
+    assert batches == {"onnx-fp32": -1, "tflite-fp32": 1}
+
+
+def test_what_onnx2tf_made_and_nobody_can_load_is_not_made_and_the_onnx_ships(
+    convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from convert import isolated
+
+    def run(name: str, arguments: Any, *, folder: Path, deadline_s: float) -> str:
+        """onnx2tf ends well, and leaves a file."""
+        (folder / "out").mkdir()
+        (folder / "out" / "model_float32.tflite").write_bytes(b"\x1c\0\0\0TFL3" + b"\0" * 64)
+        return ""
+
+    monkeypatch.setattr(isolated, "run", run)
+    done = convert(only=("onnx-fp32", "tflite-fp32"))
+    assert done.exit_code == 0, done.output
+    assert "tflite-fp32 not made: onnx2tf made a file that does not run" in done.stderr
+    names = [variant.name for variant in Bundle.open(tmp_path / "bundle").manifest.variants]
+    assert names == ["onnx-fp32"]
