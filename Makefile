@@ -5,7 +5,7 @@ PROFILE ?= full
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fault test-tflite-runtime check bundles bench soak clean \
+.PHONY: demo test test-fault test-tflite-runtime check bundles convert-table bench soak clean \
 	image image-test image-docker image-lock
 
 demo: $(VENV)/.demo
@@ -49,6 +49,11 @@ bundles: $(VENV)/.convert
 	$(PIP) install --no-deps aeon
 	$(BIN)/edge convert models/wrist_activity
 	$(BIN)/edge convert models/meter_reader
+
+# Converts every kind of model and rewrites the table of convert/README.md; names of kinds in ARGS
+# convert those alone and compare.
+convert-table: $(VENV)/.convert
+	@$(BIN)/python -W ignore tests/convert/table.py $(ARGS)
 
 bench: $(VENV)/.demo
 	$(BIN)/python bench/frame.py $(ARGS)

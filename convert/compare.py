@@ -24,10 +24,12 @@ from convert.parity import Tally
 from convert.recipe import Bounds
 from convert.report import Measured, finite
 from convert.samples import Samples
+from convert.verify import STEADY
 from convert.worst import WorstSample, WorstSamples
 from edge.errors import ConfigError, EdgeError, EngineError, FrameError
+from edge.golden import range_error
 from edge.manifest import ImagePreprocess
-from edge.types import Array, Classification, Prediction
+from edge.types import Array, Classification, Detections, Prediction
 
 TRIED = 32
 TENSORS = 8
@@ -217,6 +219,9 @@ class _Comparing:
         measured = Measured(parity=parity, agreement=same, accuracy=self._accuracy(self._candidate))
         doubts = self._doubts()
         refusals = doubts + gate.refusals(measured, bounds, reference=reference.accuracy)
+        if self._question.task == "tensors":
+            traits = {name: tally.traits() for name, tally in self._tallies.items()}
+            refusals += gate.drowned(traits, bounds)
         advice = ""
         if refusals and not doubts:
             evidence, precision = self._evidence(measured), self._candidate.file.precision
@@ -267,7 +272,14 @@ class _Comparing:
             transposed=""
             if exact
             else diagnosis.transposed(self._reference.file.run, self._renamed, self._pairs, target),
+            unsteady=self._unsteady(),
         )
+
+    def _unsteady(self) -> bool:
+        """Whether the candidate answers the same input differently each time."""
+        tensor = self._pairs[0][1]
+        first, again = self._candidate.file.run(tensor), self._candidate.file.run(tensor)
+        return any(range_error(again[name], value) > STEADY for name, value in first.items())
 
     def _renamed(self, tensor: Array) -> dict[str, Array]:
         """The candidate's outputs by the reference's names."""
@@ -279,7 +291,7 @@ class _Comparing:
         side = self._reference
         if len(self._known) < 8 or side.decode is None:
             return []
-        names = side.predictions[0].labels
+        names = getattr(side.predictions[0], "labels", ())
         wanted, found = [], []
         for kind, prediction in zip(self._classes, side.predictions, strict=True):
             if kind is not None:
@@ -343,4 +355,4 @@ def _nothing(reference: Prediction) -> Prediction:
     """The answer of a candidate that gave none: the least likely class, or no boxes."""
     if isinstance(reference, Classification):
         return Classification(-reference.scores, reference.labels)
-    return reference[:0]
+    return reference[:0] if isinstance(reference, Detections) else reference

@@ -258,8 +258,9 @@ class Judge:
 
     def _write(self, found: _Found, report: VariantReport) -> None:
         report.measured = found.measured
-        report.refusals += self._refusals(found, report)
-        if report.refusals and not found.failure:
+        refusals = self._refusals(found, report)
+        report.refusals += [*self.doubts, *refusals]
+        if refusals and not found.failure:
             report.advice = gate.advice(found.measured, found.evidence, precision=report.precision)
         self.worst[report.name] = [self._restored(sample) for sample in found.worst]
 
@@ -277,7 +278,7 @@ class Judge:
     def _restored(self, sample: dict[str, Any]) -> WorstSample:
         recipe = self._job.recipe
         answers = {
-            side: from_recipe(recipe.task, sample[side], recipe.labels)
+            side: sample[side] and from_recipe(recipe.task, sample[side], recipe.labels)
             for side in ("reference", "found")
         }
         return WorstSample(**{**sample, **answers})
@@ -342,8 +343,9 @@ def _stored(sample: WorstSample) -> dict[str, Any]:
         "closeness": sample.closeness,
         "error": sample.error,
         "raw": sample.raw,
-        "reference": to_recipe(sample.reference) if sample.reference else {},
-        "found": to_recipe(sample.found) if sample.found else {},
+        # An answer without a box is one, too.
+        "reference": None if sample.reference is None else to_recipe(sample.reference),
+        "found": None if sample.found is None else to_recipe(sample.found),
         "truth": {
             key: value
             for key, value in sample.truth.items()
