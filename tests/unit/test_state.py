@@ -17,8 +17,11 @@ from edge.engines.host import Hosts
 from edge.errors import BundleError, FrameError
 from edge.manifest import GoldenCase, StatePair
 from edge.model import Model
+from edge.pipeline import Pipeline
 from edge.state import Gaps, find_state
 from edge.types import Array, Classification, Frame, TensorSpec
+
+from .test_pipeline import Script
 
 
 def spec(name: str, *shape: int, dtype: str = "float32") -> TensorSpec:
@@ -156,6 +159,18 @@ def test_a_bundle_with_state_says_so_to_older_readers() -> None:
     with pytest.raises(msgspec.ValidationError, match="`requires` must name state"):
         manifest(variants=[{**plain, **recurrent}])
     assert manifest(variants=[{**plain, **recurrent}], requires=["state"]).requires == ("state",)
+
+
+def test_a_pipeline_starts_anew_after_a_frame_that_could_not_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, broken = np.ones((4, 2), np.float32), np.full((4, 2), np.nan, np.float32)
+    source = {"type": "csv", "path": "-"}
+    with Pipeline("s", bundle=bundle(tmp_path, monkeypatch), source=source, rules=[]) as pipeline:
+        pipeline.source = Script(one, one, broken, one)
+        predictions = [step.prediction for step in pipeline]
+        sums = [one.scores[0] for one in predictions if isinstance(one, Classification)]
+        assert sums == [2, 4, 2] and pipeline.telemetry.state_resets == 1
 
 
 # ---- gaps
