@@ -158,9 +158,11 @@ class OnChange:
 
 
 def key_of(outcome: Outcome) -> object:
-    """What makes two outcomes the same: the labels seen, the winning label, or the value."""
+    """What makes two outcomes the same: the labels seen with what second models say of them, the
+    winning label, or the value."""
     if isinstance(outcome, Detections):
-        return tuple(sorted(outcome.names))
+        said = [attribute.labels for attribute in outcome.attributes]
+        return tuple(sorted(zip(outcome.names, *said, strict=True)))
     if isinstance(outcome, Classification):
         return outcome.label
     return outcome.value

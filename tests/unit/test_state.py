@@ -15,10 +15,10 @@ from edge import golden, seams
 from edge.bundle import Bundle, with_files, write
 from edge.engines.host import Hosts
 from edge.errors import BundleError, FrameError
-from edge.manifest import GoldenCase, StatePair
+from edge.manifest import GoldenCase, StatePair, Variant
 from edge.model import Model
 from edge.pipeline import Pipeline
-from edge.state import Gaps, find_state
+from edge.state import Gaps, State, find_state
 from edge.types import Array, Classification, Frame, TensorSpec
 
 from .test_pipeline import Script
@@ -134,14 +134,24 @@ def npy(array: Array) -> bytes:
     return file.getvalue()
 
 
+def test_a_state_of_no_certain_size_is_refused() -> None:
+    free = spec("h", 2, -1)
+    variant = Variant(
+        name="v", format="onnx", precision="fp32", file="a", inputs=(spec("x", 1, 2), free),
+        outputs=(spec("y", 1), spec("hn", 2, -1)), state=(StatePair(input="h", output="hn"),),
+    )  # fmt: skip
+    with pytest.raises(BundleError, match="0 does not fit the input h float32"):
+        State(variant)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"state": [{"input": "h", "output": "no"}]}, "state h <- no: there must be an input and"),
         ({"state": [{"input": "gain", "output": "hn"}]}, "of one shape and dtype, not gain"),
         ({"constants": {"again": 1}}, "constant again is no input of the model"),
-        ({"constants": {"gain": [1, 2, 3]}}, "constant gain does not fit gain float32"),
-        ({"constants": {"gain": "loud"}}, "constant gain does not fit"),
+        ({"constants": {"gain": [1, 2, 3]}}, "does not fit the input gain float32"),
+        ({"constants": {"gain": "loud"}}, "'loud' does not fit the input gain"),
         ({"constants": {}}, "left are window, gain"),
         ({"state": [], "constants": {"gain": 1}}, "left are window, h"),
     ],
