@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from needs import need_module
@@ -12,6 +14,7 @@ from edge import config as configuration
 from edge.errors import ConfigError, FrameError
 from edge.rules import Chain
 from edge.types import Classification, Detections
+from edge.wire import DetectionsData, payload_of
 
 LABELS = ("person", "bicycle")
 Box = tuple[float, float, float, float]
@@ -113,6 +116,25 @@ def test_a_filter_before_it_hides_objects_and_not_frames() -> None:
     assert ids(0, found(walk(0, 0, 0), walk(200, 0, 0), classes=(1, 0))) == [1]
     assert [ids(at, found(walk(200, 0, 0), classes=(1,))) for at in (0.8, 1.6)] == [[], []]
     assert ids(2, found(walk(200, 0, 0))) == [2], "it was told that the person had gone"
+
+
+def test_a_filter_behind_it_keeps_the_numbers() -> None:
+    need_module("edgefirst.tracker")
+    tables: list[dict[str, Any]] = [{"type": "track"}, {"type": "filter", "classes": ["bicycle"]}]
+    chain = Chain(
+        [configuration.decode_adapter("rules", table, where="test") for table in tables], LABELS
+    )
+    kept = chain(found(walk(0, 0, 0), walk(200, 0, 0), classes=(0, 1)), 0)
+    assert isinstance(kept, Detections) and kept.ids is not None
+    data = payload_of(kept)
+    assert isinstance(data, DetectionsData) and data.ids == [2] and data.labels == ["bicycle"]
+    plain = payload_of(found(walk(0, 0, 0)))
+    assert b"ids" not in msgspec.json.encode(plain), "what is not tracked says nothing of it"
+
+
+def test_ids_belong_to_the_boxes() -> None:
+    with pytest.raises(ValueError, match=r"ids \(3,\) for 1 boxes"):
+        dataclasses.replace(found(walk(0, 0, 0)), ids=np.array([1, 2, 3]))
 
 
 def test_numbers_are_given_for_years() -> None:
