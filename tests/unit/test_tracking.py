@@ -12,9 +12,9 @@ from needs import need_module
 
 from edge import config as configuration
 from edge.errors import ConfigError, FrameError
+from edge.payloads import DetectionsData, payload_of
 from edge.rules import Chain
 from edge.types import Classification, Detections
-from edge.wire import DetectionsData, payload_of
 
 LABELS = ("person", "bicycle")
 Box = tuple[float, float, float, float]
