@@ -69,9 +69,15 @@ class Geometry:
 
     def to_source(self, boxes: Array) -> Array:
         """Boxes xyxy [N, 4] in input pixels -> xyxy [N, 4] in source pixels, clipped to it."""
+        limit = np.array([self.width, self.height], dtype=np.float32)
+        (across, turn_x, left), (turn_y, down, top) = self.matrix.tolist()
+        if turn_x == turn_y == 0 and across > 0 and down > 0:  # as nearly always
+            scale = np.array([across, down, across, down], np.float32)
+            moved = boxes * scale + np.array([left, top, left, top], np.float32)
+            np.minimum(np.maximum(moved, 0, out=moved), np.tile(limit, 2), out=moved)
+            return moved.astype(np.float32, copy=False)
         corners = boxes.reshape(-1, 2) @ self.matrix[:, :2].T + self.matrix[:, 2]
         corners = corners.reshape(-1, 2, 2)
-        limit = np.array([self.width, self.height], dtype=np.float32)
         low = np.clip(corners.min(axis=1), 0, limit)
         high = np.clip(corners.max(axis=1), 0, limit)
         return np.concatenate([low, high], axis=1).astype(np.float32)

@@ -93,7 +93,9 @@ def placed(geometry: Geometry | None) -> Geometry:
 
 def finite(values: Array) -> Array:
     """The same values. FrameError when one is not finite."""
-    if not np.isfinite(values).all():
+    # A sum is not finite when a part of it is not; float32 cannot make one of float64 overflow.
+    small = values.size < 20_000 and values.dtype.itemsize <= 4
+    if not (math.isfinite(values.sum(dtype=np.float64)) if small else np.isfinite(values).all()):
         raise FrameError("the model's output is not finite")
     return values
 
@@ -156,7 +158,10 @@ def corners(boxes: Array, form: BoxForm) -> Array:
     if form == "yxyx":
         return boxes[:, [1, 0, 3, 2]]
     half = boxes[:, 2:] / 2
-    return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
+    whole = np.empty_like(boxes)
+    np.subtract(boxes[:, :2], half, out=whole[:, :2])
+    np.add(boxes[:, :2], half, out=whole[:, 2:])
+    return whole
 
 
 def cells(size: tuple[int, int], strides: Sequence[float], *, offset: float) -> tuple[Array, Array]:
@@ -196,14 +201,18 @@ def suppress(
     Of boxes that overlap by more than `iou` (in the same class) the best one stays; `iou` 1 keeps
     them all.
     """
-    if iou >= 1 or not len(boxes):
+    if iou >= 1 or len(boxes) < 2:
         return np.argsort(-scores, kind="stable")
     import cv2
 
     # The library takes x, y, w, h, and tells classes apart by moving them by the largest
     # coordinate, which is right only for coordinates that are not negative.
-    moved = boxes - np.minimum(boxes.min(axis=0)[[0, 1, 0, 1]], 0)
-    corner_size = np.concatenate([moved[:, :2], moved[:, 2:] - moved[:, :2]], axis=1).tolist()
+    moved = boxes.copy()
+    moved[:, 2:] -= moved[:, :2]
+    lowest = moved[:, :2].min()
+    if lowest < 0:
+        moved[:, :2] -= lowest
+    corner_size = moved.tolist()
     if class_aware:
         keep = cv2.dnn.NMSBoxesBatched(
             corner_size, scores.tolist(), classes.tolist(), 0.0, iou

@@ -250,7 +250,7 @@ class Yolov5:
         (rows,) = np.nonzero(objectness >= self._min_score)
         values = candidates.finite(self._output.real(table[rows]))
         classes = values[:, 5:].argmax(axis=1)
-        scores = values[np.arange(len(rows)), 5 + classes] * values[:, 4]
+        scores = values[:, 5:].max(axis=1) * values[:, 4]
         (kept,) = np.nonzero(scores >= self._min_score)
         kept = candidates.best_rows(scores, kept, self._params.max_candidates)
         return rows[kept], values[kept, :4], scores[kept], classes[kept]
@@ -283,8 +283,10 @@ class Yolox(Yolov5):
 
     def _corners(self, boxes: Array, rows: Array) -> Array:
         strides = self._strides[rows, None]
-        centres = boxes[:, :2] * strides + self._cells[rows]
-        with np.errstate(over="ignore"):
-            sizes = np.exp(boxes[:, 2:]) * strides
-        whole = np.concatenate([centres, candidates.finite(sizes)], axis=1)
+        whole = np.empty((len(rows), 4), np.float32)
+        np.multiply(boxes[:, :2], strides, out=whole[:, :2])
+        whole[:, :2] += self._cells[rows]
+        # A box of e^20 cells is larger than any picture; more would overflow.
+        np.exp(np.minimum(boxes[:, 2:], 20), out=whole[:, 2:])
+        whole[:, 2:] *= strides
         return candidates.corners(whole, "cxcywh")
