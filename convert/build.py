@@ -157,7 +157,7 @@ class _Build:
         return bool(report.refusals) or (asked and bool(report.absent))
 
     def _notes(self) -> list[str]:
-        told = [*self._job.original.notes]
+        told = [*self._job.assumed, *self._job.original.notes]
         told += [note for made in self._maker.fp32.values() for note in made.notes]
         return [*dict.fromkeys(told), *self._job.inputs.notes]
 
