@@ -69,7 +69,8 @@ class _Build:
         self._judge.judge(self._made, self._reports)
         # Where the original itself is in doubt, no layer of a variant can mend it.
         for report in () if self._judge.doubts else self._reports.values():
-            if report.refusals and report.precision == "int8" and self._job.options.search:
+            lossy = report.precision != "fp32" and report.name in self._made
+            if report.refusals and lossy and self._job.options.search:
                 self._judge.improve(self._made, report)
             self._judge.explain(self._made, report)
         with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:

@@ -83,7 +83,7 @@ _PATH = click.Path(path_type=Path)
     flag_value=12,
     default=0,
     metavar="[N]",
-    help="Keep the worst layers of a refused int8 variant in float until it passes, in at most N"
+    help="Keep the worst layers of a refused variant in float until it passes, in at most N"
     " attempts.  [12]",
 )
 @click.option(
@@ -167,7 +167,7 @@ def convert(
         destination = _destination(source, output)
         cache = Cache(None if no_cache else folder() / "convert")
         result = _build(wanted, assumed, destination, options, cache, verbose)
-        _show(result, as_json=as_json, seconds=time.monotonic() - started)
+        _show(result, assumed, as_json=as_json, seconds=time.monotonic() - started)
     except KeyboardInterrupt:
         click.echo("edge: interrupted; no bundle was written", err=True)
         sys.exit(INTERRUPTED)
@@ -262,14 +262,15 @@ def _build(
         return result
 
 
-def _show(result: Result, *, as_json: bool, seconds: float) -> None:
+def _show(result: Result, assumed: list[str], *, as_json: bool, seconds: float) -> None:
     """The table (or the JSON), the refusals, and an error when there is no bundle."""
     if as_json:
         click.echo(json.dumps({**result.as_json(), "seconds": round(seconds, 1)}))
     else:
         screen.show_table(*result.rows())
     for line in result.lines():
-        click.echo(f"edge: {line}", err=True)
+        if line.removeprefix("note: ") not in assumed:  # that was said at the start
+            click.echo(f"edge: {line}", err=True)
     if result.bundle is None:
         refused = ", ".join(report.name for report in result.variants if report.refusals)
         reason = f"the gate refused {refused}" if refused else "no variant could be made"

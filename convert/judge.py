@@ -98,7 +98,7 @@ class Judge:
             reports[name].refusals += self._elsewhere(made[name])
 
     def improve(self, made: dict[str, Exported], report: VariantReport) -> None:
-        """Search for layers to keep in float until a refused int8 variant passes."""
+        """Search for layers to keep in float until a refused variant passes."""
         job, maker = self._job, self._maker
         candidate = made[report.name]
         best: dict[str, _Found] = {}
@@ -110,7 +110,7 @@ class Judge:
 
         with job.screen.step(f"searching for {report.name}", job.options.search) as advance:
             result = search(
-                lambda keep: maker.int8(candidate.format, keep),
+                lambda keep: maker.again(candidate, keep),
                 judged,
                 self._blame(candidate),
                 budget=job.options.search,

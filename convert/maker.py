@@ -51,9 +51,9 @@ class Maker:
                     made[name] = variant
         return {name: made[name] for name in names if name in made}
 
-    def int8(self, format: Format, keep_float: frozenset[str]) -> Exported:
-        """Static int8 with some layers left in float."""
-        return self._quantize(self.fp32[format], "int8", keep_float)
+    def again(self, variant: Exported, keep_float: frozenset[str]) -> Exported:
+        """The same variant with some layers left in float."""
+        return self._quantize(self.fp32[variant.format], variant.precision, keep_float)
 
     def tensors(self, spec: TensorSpec) -> list[Array]:
         """The calibration inputs as tensors of this spec; the count of them is bounded."""

@@ -33,7 +33,7 @@ class Options:
     """How much to measure, and which variants to make and to ship.
 
     `only`: these variants alone (empty: what the recipe says). With `strict` one refused variant
-    keeps the whole bundle from being written. `search` is the number of attempts at a refused int8
+    keeps the whole bundle from being written. `search` is the number of attempts at a refused
     variant with some layers left in float.
     """
 
@@ -143,7 +143,8 @@ class Result:
         for index, report in enumerate(made, start=1):
             put("size, kB", index, f"{report.size / 1000:.1f}")
         for index, report in enumerate(made, start=1):
-            put("ms here, 1 thread", index, f"{report.latency_s * 1e3:.3f}")
+            if report.latency_s:
+                put("ms here, 1 thread", index, f"{report.latency_s * 1e3:.3f}")
         for index, (_, measured) in enumerate(columns):
             for output, parity in measured.parity.items():
                 put(f"{output}: max error", index, f"{parity.max_error:.2g}")

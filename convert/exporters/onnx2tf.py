@@ -2,14 +2,18 @@
 
 Invariant: what comes out loads in LiteRT and gives the numbers of the graph on a random input;
 onnx2tf itself ends well with files that do not. Its `flatbuffer_direct` needs no TensorFlow. Every
-input is named to keep its shape (-kat), else layouts are transposed on a guess; it gets a copy of
-the graph, since it writes into the file that it is given.
+input is named to keep its shape (-kat), and every output is laid out by reshapes, else layouts are
+transposed on a guess; it gets a copy of the graph, since it writes into the file that it is given.
 """
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
 
 from convert import isolated
 from convert.errors import CannotConvert, ConversionError, reason
@@ -30,7 +34,7 @@ def export(graph: Exported, *, dynamic_batch: bool = False) -> Exported:
     """An ONNX graph with a batch of 1, as .tflite. CannotConvert says why not."""
     with tempfile.TemporaryDirectory(prefix="edgewright-") as place:
         folder = Path(place)
-        (folder / "model.onnx").write_bytes(graph.model)
+        (folder / "model.onnx").write_bytes(_laid_out(graph))
         command = (
             *("-m", "onnx2tf", "-i", "model.onnx", "-o", "out", "-tb", "flatbuffer_direct"),
             *("-v", "error", "-kat", graph.input.name),
@@ -53,6 +57,24 @@ def export(graph: Exported, *, dynamic_batch: bool = False) -> Exported:
     )
     check(graph, exported)
     return exported
+
+
+def _laid_out(graph: Exported) -> bytes:
+    """The graph with two reshapes behind each output that could be transposed: into one row, and
+    back. Nothing else makes onnx2tf keep the order of an output's axes."""
+    proto = onnx.load_from_string(graph.model)
+    for spec in graph.outputs:
+        if len(spec.shape) < 3:
+            continue
+        inner, row = f"{spec.name}_inner", f"{spec.name}_row"
+        for node in proto.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [inner if name == spec.name else name for name in names]
+        for tensor, after, shape in ((inner, row, (1, -1)), (row, spec.name, spec.shape)):
+            sizes = numpy_helper.from_array(np.array(shape, np.int64), f"{after}_shape")
+            proto.graph.initializer.append(sizes)
+            proto.graph.node.append(helper.make_node("Reshape", [tensor, sizes.name], [after]))
+    return bytes(proto.SerializeToString())
 
 
 def check(graph: Exported, translated: Exported) -> None:

@@ -335,6 +335,27 @@ class TestOnnx(ImporterContract):
     ) -> None:
         says_the_same_when_folded(original, format)
 
+    def test_outputs_keep_the_order_of_their_axes(self, tmp_path: Path) -> None:
+        """onnx2tf takes a last Transpose for a matter of layout, and leaves it out."""
+        import onnx
+
+        graph = onnx.parser.parse_model(
+            """<ir_version: 8, opset_import: ["" : 17]>
+            g (float[1, 3, 8, 8] image) => (float[1, 64, 5] found)
+            <float[5, 3, 1, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6},
+             int64[3] rows = {1, 5, 64}>
+            { maps = Conv(image, w)
+              flat = Reshape(maps, rows)
+              found = Transpose<perm = [0, 2, 1]>(flat) }"""
+        )
+        path = tmp_path / "head.onnx"
+        onnx.save(graph, path)
+        original = importers.load(ModelSource(kind="onnx", path=path), input=None)
+        made = original.export("tflite", ExportOptions())
+        tensor = noise(original.input)
+        wanted = original.run(tensor)
+        assert worst_error(wanted, run_exported(made, tensor)) < 1e-5
+
     def test_what_onnx2tf_made_is_held_against_the_graph(
         self, exported: dict[Format, Exported]
     ) -> None:
