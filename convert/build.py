@@ -19,6 +19,7 @@ from convert import golden, installed
 from convert.errors import ConversionError
 from convert.job import Job
 from convert.judge import Judge
+from convert.layouts import single
 from convert.maker import Maker
 from convert.original import Exported
 from convert.predictions import from_recipe
@@ -156,7 +157,7 @@ class _Build:
         return bool(report.refusals) or (asked and bool(report.absent))
 
     def _notes(self) -> list[str]:
-        told = [*self._job.original.notes]
+        told = [*self._job.assumed, *self._job.original.notes]
         told += [note for made in self._maker.fp32.values() for note in made.notes]
         return [*dict.fromkeys(told), *self._job.inputs.notes]
 
@@ -223,8 +224,8 @@ class _Build:
             format=exported.format,
             precision=exported.precision,
             file=_path(exported),
-            inputs=(exported.input,),
-            outputs=exported.outputs,
+            inputs=(single(exported.input),),
+            outputs=tuple(map(single, exported.outputs)),
             parity=measured.parity,
             agreement=measured.agreement,
             accuracy=measured.accuracy,

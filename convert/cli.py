@@ -16,6 +16,7 @@ from convert.cache import Cache, folder
 from convert.recipe import VARIANTS, Recipe
 from convert.report import Options, Result
 from edge import bundle
+from edge.cli import model_options
 from edge.errors import BundleError, ConfigError, EdgeError
 
 INTERRUPTED = 130
@@ -32,8 +33,6 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "-o", "--output", type=_PATH, help="Where to write the bundle.  [default: SOURCE/bundle]"
 )
-@click.option("--task", type=click.Choice(["classify", "detect"]), help="What the model does.")
-@click.option("--labels", type=_PATH, help="A file with the name of one class a line.")
 @click.option(
     "--calibrate", type=_PATH, help="Folder of pictures, or .npz: calibrates static int8."
 )
@@ -54,19 +53,7 @@ _PATH = click.Path(path_type=Path)
     help="Names of the model's outputs, in its order.  [default: those of the file]",
 )
 @click.option("--name", metavar="NAME", help="Of the model.  [default: the file's name]")
-@click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="What the model takes.")
-@click.option("--mean", help="One number, or one a channel, in 0..255.  [default: 0]")
-@click.option("--std", help="As --mean.  [default: 255, so that pictures are in 0..1]")
-@click.option("--resize", type=click.Choice(["stretch", "letterbox", "crop"]))
-@click.option("--pad", type=click.IntRange(0, 255), help="Colour around a letterboxed picture.")
-@click.option(
-    "--channels", metavar="A,B,…", help="Sensor channels: the model takes windows of them."
-)
-@click.option("--length", type=click.IntRange(min=1), help="Samples in a window.  [default: 1]")
-@click.option("--rate-hz", type=float, help="Sampling rate of a window.  [default: 1]")
-@click.option("--decoder", metavar="NAME", help="How outputs become predictions.")
-@click.option("--param", multiple=True, metavar="KEY=VALUE", help="Of the decoder; repeatable.")
-@click.option("--score", type=float, help="Detections below it are dropped.")
+@model_options.model_options
 @click.option("--licence", metavar="TEXT", help="Of the weights.")
 @click.option("--fold", is_flag=True, help="Normalise inside of the graph: uint8 NHWC goes in.")
 @click.option("--dynamic-batch", is_flag=True, help="Leave the batch of ONNX variants open.")
@@ -132,6 +119,10 @@ def convert(
     no_cache: bool,
     as_json: bool,
     verbose: bool,
+    name: str | None,
+    factory: str | None,
+    outputs: str | None,
+    licence: str | None,
     **described: Any,
 ) -> None:
     """Turn a trained model into a verified bundle.
@@ -148,7 +139,6 @@ def convert(
     another variant beats in everything. OUTPUT-report/ holds a page with all that was measured.
     """
     started = time.monotonic()
-    shown = flags.Flags(input=input_, **described)
     overrides = {
         "data": flags.data_section(calibrate, evaluate, truth, golden),
         "calibration": _given(samples=calibration, method=method),
@@ -163,10 +153,20 @@ def convert(
         unsafe_joblib=unsafe_joblib,
     )
     try:
-        wanted = _recipe(source, shown, overrides, fold=fold, dynamic_batch=dynamic_batch)
+        shown = flags.Flags(
+            hints=model_options.hints_of(described),
+            name=name,
+            factory=factory,
+            input=input_,
+            outputs=outputs,
+            licence=licence,
+        )
+        wanted, assumed = _recipe(source, shown, overrides, fold=fold, dynamic_batch=dynamic_batch)
+        for line in assumed:
+            click.echo(f"edge: {line}", err=True)
         destination = _destination(source, output)
         cache = Cache(None if no_cache else folder() / "convert")
-        result = _build(wanted, destination, options, cache, verbose)
+        result = _build(wanted, assumed, destination, options, cache, verbose)
         _show(result, as_json=as_json, seconds=time.monotonic() - started)
     except KeyboardInterrupt:
         click.echo("edge: interrupted; no bundle was written", err=True)
@@ -188,18 +188,25 @@ def _recipe(
     *,
     fold: bool,
     dynamic_batch: bool,
-) -> Recipe:
-    """The recipe of a folder, or of a model file and flags; data and counts by flag go first."""
+) -> tuple[Recipe, list[str]]:
+    """The recipe of a folder, or of a model file and flags, and what was assumed for it.
+
+    Data and counts that are given by a flag go before those of a recipe.
+    """
+    assumed: list[str] = []
     if source.is_dir():
-        given = ", ".join(f"--{name.replace('_', '-')}" for name in shown.given())
-        if given:
-            raise ConfigError(f"{given}: belongs into {source / 'recipe.toml'}")
+        if shown != flags.Flags():
+            raise ConfigError(
+                f"{source}: is a recipe, which says itself what the model takes and does; put"
+                f" that into {source / 'recipe.toml'}"
+            )
         document, file = recipe_reader.document(source)
         here = {key: str(Path(value).absolute()) if key != "truth" else value
                 for key, value in overrides["data"].items()}  # fmt: skip
         overrides = {**overrides, "data": here}
     elif source.is_file():
-        document, file = flags.document(source, shown), flags.COMMAND_LINE
+        document, assumed = flags.document(source, shown)
+        file = flags.COMMAND_LINE
     else:
         raise ConfigError(f"{source}: no such folder or model file")
     for section, values in overrides.items():
@@ -208,7 +215,7 @@ def _recipe(
         document["preprocess"] = {**document.get("preprocess", {}), "folded": True}
     if dynamic_batch:
         document["dynamic_batch"] = True
-    return recipe_reader.read(document, file)
+    return recipe_reader.read(document, file), assumed
 
 
 def _destination(source: Path, output: Path | None) -> Path:
@@ -224,7 +231,12 @@ def _destination(source: Path, output: Path | None) -> Path:
 
 
 def _build(
-    wanted: Recipe, destination: Path, options: Options, cache: Cache, verbose: bool
+    wanted: Recipe,
+    assumed: list[str],
+    destination: Path,
+    options: Options,
+    cache: Cache,
+    verbose: bool,
 ) -> Result:
     """What is cheap to find out comes before what takes minutes."""
     installed.check()
@@ -242,7 +254,7 @@ def _build(
         with shown.step("loading the converters"):
             from convert import build, report_html
             from convert.job import Job
-        job = Job(recipe=wanted, options=options, screen=shown, cache=cache)
+        job = Job(recipe=wanted, options=options, screen=shown, cache=cache, assumed=tuple(assumed))
         result = build.build(job, destination)
         page = destination.with_name(f"{destination.name}-report")
         report_html.write(page, result.as_json(), result.worst)

@@ -1,64 +1,124 @@
-"""A model file and flags -> the document of a recipe, so that both are read by one reader."""
+"""A model file and flags -> the document of a recipe, so that both are read by one reader.
+
+What the file of an ONNX or TFLite model tells is read and not asked for again: `edge.recognize`
+says what it assumed, and which flag would say otherwise.
+"""
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from convert.original import FORMATS, Format
 from edge.errors import ConfigError
+from edge.recognize import Hints, recognize
 
 COMMAND_LINE = Path("command line")
 """Stands for the file in what the reader says about mistakes; paths start at the working folder."""
 
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line said about a model file; None and empty where it said nothing."""
+    """What the command line said about a model file; None and empty where it said nothing.
 
+    `hints` say what the model does and takes, `input` is NAME:SHAPE[:LAYOUT], `outputs` are names
+    with commas between, `factory` is FILE.py:FUNCTION.
+    """
+
+    hints: Hints = Hints()
     name: str | None = None
-    task: str | None = None
-    labels: Path | None = None
     factory: str | None = None
     input: str | None = None
     outputs: str | None = None
-    color: str | None = None
-    mean: str | None = None
-    std: str | None = None
-    resize: str | None = None
-    pad: int | None = None
-    channels: str | None = None
-    length: int | None = None
-    rate_hz: float | None = None
-    decoder: str | None = None
-    param: tuple[str, ...] = ()
-    score: float | None = None
     licence: str | None = None
 
-    def given(self) -> list[str]:
-        """The names of the flags that were given."""
-        return [
-            name for name, value in msgspec.structs.asdict(self).items() if value not in (None, ())
-        ]
 
+def document(model: Path, flags: Flags) -> tuple[dict[str, Any], list[str]]:
+    """The recipe of a model file, and what was assumed for it.
 
-def document(model: Path, flags: Flags) -> dict[str, Any]:
-    """The recipe of a model file. ConfigError for a flag that cannot be understood."""
+    ConfigError for a flag that cannot be understood, or that is needed and missing.
+    """
+    told: dict[str, Any]
+    assumed: list[str]
+    format = next((name for name in FORMATS if model.suffix.lower() == f".{name}"), None)
+    if format is None or flags.factory:
+        told, assumed = _told(flags.hints), []
+    else:
+        told, assumed = _recognized(model, format, flags.hints)
     return {
         "name": flags.name or _plain(model.stem),
         "version": "1",
-        "task": flags.task or "classify",
-        **({"labels": str(flags.labels)} if flags.labels else {}),
         "model": _model(model, flags),
         **({"input": [_input(flags.input)]} if flags.input else {}),
         "output": [{"name": name.strip()} for name in (flags.outputs or "").split(",") if name],
-        "preprocess": _preprocess(flags),
-        "decoder": _decoder(flags),
-        **({"thresholds": {"score": flags.score}} if flags.score is not None else {}),
+        **told,
         "licence": {"weights": flags.licence or "not stated"},
+    }, assumed
+
+
+def _recognized(model: Path, format: Format, hints: Hints) -> tuple[dict[str, Any], list[str]]:
+    """What edge recognises a model file as; what is assumed is said."""
+    try:
+        found = recognize(model.read_bytes(), format=format, hints=hints)
+    except OSError as error:
+        raise ConfigError(f"{model}: cannot be read: {error.strerror}") from error
+    except ConfigError as error:
+        raise ConfigError([f"{model}: {problem}" for problem in error.problems]) from error
+    if found.state or found.constants:
+        raise ConfigError(f"{model}: takes more than one input, which cannot be converted so far")
+    told = {
+        "task": found.task,
+        "labels": list(found.labels),
+        "preprocess": msgspec.to_builtins(found.preprocess),
+        "decoder": {"name": found.decoder.name, **found.decoder.params},
+        "thresholds": msgspec.to_builtins(found.thresholds),
     }
+    return told, [f"assumed {a.key}: {a.value} ({a.why}; {a.flag})" for a in found.assumptions]
+
+
+def _told(hints: Hints) -> dict[str, Any]:
+    """What the flags alone say of a model whose file says nothing."""
+    return {
+        **({"task": hints.task} if hints.task else {}),
+        **({"labels": list(hints.labels)} if hints.labels else {}),
+        "preprocess": _window(hints) if hints.channels else _image(hints),
+        "decoder": {**({"name": hints.decoder} if hints.decoder else {}), **hints.params},
+        **({"thresholds": {"score": hints.score}} if hints.score is not None else {}),
+    }
+
+
+def _window(hints: Hints) -> dict[str, Any]:
+    count, length = len(hints.channels), hints.length or 1
+    return {
+        "kind": "window",
+        "length": length,
+        "hop": hints.hop or length,
+        "rate_hz": hints.rate_hz or 1.0,
+        "channels": list(hints.channels),
+        "mean": _each("--mean", hints.mean or (0.0,), count),
+        "std": _each("--std", hints.std or (1.0,), count),
+    }
+
+
+def _image(hints: Hints) -> dict[str, Any]:
+    planes = 1 if hints.color == "gray" else 3
+    return {
+        "kind": "image",
+        "resize": hints.resize or ("letterbox" if hints.task == "detect" else "stretch"),
+        "color": hints.color or "rgb",
+        **({"anchor": hints.anchor} if hints.anchor else {}),
+        **({"pad": hints.pad} if hints.pad is not None else {}),
+        "mean": _each("--mean", hints.mean or (0.0,), planes),
+        "std": _each("--std", hints.std or (255.0,), planes),
+    }
+
+
+def _each(flag: str, values: tuple[float, ...], count: int) -> list[float]:
+    """One value a channel, from that many or from one."""
+    if len(values) not in (1, count):
+        raise ConfigError(f"{flag}: {len(values)} values for {count} channels")
+    return list(values) * (count if len(values) == 1 else 1)
 
 
 def _model(model: Path, flags: Flags) -> dict[str, str]:
@@ -71,63 +131,15 @@ def _model(model: Path, flags: Flags) -> dict[str, str]:
 
 
 def _input(text: str) -> dict[str, Any]:
-    """NAME:1,3,224,224:nchw, the layout by the number of dimensions where it is left out."""
+    """NAME:1,3,224,224:nchw, the layout by the shape where it is left out."""
     name, _, rest = text.partition(":")
     shape, _, layout = rest.partition(":")
     try:
         sizes = [int(size) for size in shape.split(",")]
     except ValueError:
         raise ConfigError(f"--input {text}: must be NAME:SHAPE, as image:1,3,224,224") from None
-    usual = {4: "nchw" if sizes[1] in (1, 3) else "nhwc", 3: "ntc", 2: "nc"}
+    usual = {4: "nchw" if sizes[1:2] in ([1], [3]) else "nhwc", 3: "ntc", 2: "nc"}
     return {"name": name, "shape": sizes, "layout": layout or usual.get(len(sizes), "other")}
-
-
-def _preprocess(flags: Flags) -> dict[str, Any]:
-    if flags.channels:
-        channels = flags.channels.split(",")
-        return {
-            "kind": "window",
-            "length": flags.length or 1,
-            "hop": flags.length or 1,
-            "rate_hz": flags.rate_hz or 1.0,
-            "channels": channels,
-            "mean": _numbers("--mean", flags.mean, len(channels)) or [0.0] * len(channels),
-            "std": _numbers("--std", flags.std, len(channels)) or [1.0] * len(channels),
-        }
-    planes = 1 if flags.color == "gray" else 3
-    return {
-        "kind": "image",
-        "resize": flags.resize or ("letterbox" if flags.task == "detect" else "stretch"),
-        "color": flags.color or "rgb",
-        **({"pad": flags.pad} if flags.pad is not None else {}),
-        "mean": _numbers("--mean", flags.mean, planes) or [0.0] * planes,
-        "std": _numbers("--std", flags.std, planes) or [255.0] * planes,
-    }
-
-
-def _decoder(flags: Flags) -> dict[str, Any]:
-    params: dict[str, Any] = {}
-    for text in flags.param:
-        key, _, value = text.partition("=")
-        try:
-            params |= tomllib.loads(f"{key} = {value}")
-        except tomllib.TOMLDecodeError:
-            params[key] = value  # a bare word
-    return {**({"name": flags.decoder} if flags.decoder else {}), **params}
-
-
-def _numbers(flag: str, text: str | None, count: int) -> list[float]:
-    if text is None:
-        return []
-    try:
-        values = [float(value) for value in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"{flag} {text}: must be numbers with commas between") from None
-    if len(values) == 1:
-        return values * count
-    if len(values) != count:
-        raise ConfigError(f"{flag} {text}: {len(values)} values for {count} channels")
-    return values
 
 
 def _plain(stem: str) -> str:
@@ -139,10 +151,5 @@ def data_section(
     calibrate: Path | None, evaluate: Path | None, truth: str | None, golden: Path | None
 ) -> dict[str, str]:
     """[data] by the flags that name the user's own data."""
-    named: Sequence[tuple[str, object]] = (
-        ("calibration", calibrate),
-        ("evaluation", evaluate),
-        ("truth", truth),
-        ("golden", golden),
-    )
-    return {key: str(value) for key, value in named if value is not None}
+    named = {"calibration": calibrate, "evaluation": evaluate, "truth": truth, "golden": golden}
+    return {key: str(value) for key, value in named.items() if value is not None}

@@ -17,12 +17,23 @@ from convert.errors import ConversionError
 from convert.original import Original
 from convert.recipe import Recipe
 from edge import golden as device_golden
-from edge.manifest import GoldenCase
+from edge.manifest import GoldenCase, Task
 from edge.model import Model
 from edge.types import Array, Prediction
 
 RAW_CASES = 2
-RAW_TOLERANCE = {"detect": {"iou": 0.8, "score": 0.15}, "classify": {"score": 0.15}}
+RAW_TOLERANCE: dict[Task, dict[str, float]] = {
+    "detect": {"iou": 0.8, "score": 0.15},
+    "instance": {"iou": 0.8, "score": 0.15},
+    "keypoints": {"iou": 0.8, "score": 0.15, "distance": 8.0},
+    "oriented": {"iou": 0.8, "score": 0.15, "distance": 8.0},
+    "classify": {"score": 0.15},
+    "segment": {"share": 0.05},
+    "anomaly": {"error": 0.1},
+    "depth": {"error": 0.1},
+    "regress": {"error": 0.1},
+    "embed": {"error": 0.1},
+}
 # On meter_reader, other kernels differed by 9e-7 (fp32) and 0.021 (int8, whose roundings to steps
 # of 1/255 add up): ONNX Runtime unoptimised, LiteRT without XNNPACK, tflite-runtime.
 VARIANT_TOLERANCE = {"fp32": 1e-4, "fp16": 0.01, "int8-dynamic": 0.05, "int8": 0.05}

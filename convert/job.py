@@ -24,12 +24,16 @@ from edge.manifest import ImagePreprocess
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The recipe, how it was asked for, and the original, loaded when something needs it."""
+    """The recipe, how it was asked for, and the original, loaded when something needs it.
+
+    `assumed` is what nobody said of a model file.
+    """
 
     recipe: Recipe
     options: Options
     screen: Screen
     cache: Cache
+    assumed: tuple[str, ...] = ()
 
     @functools.cached_property
     def code(self) -> RecipeCode:
@@ -65,11 +69,11 @@ class Job:
 
     @property
     def fold(self) -> ImagePreprocess | None:
-        """The normalisation that goes into the graph."""
+        """The normalisation that goes into the graph, where it is not there already."""
         preprocess = self.recipe.preprocess
-        if isinstance(preprocess, ImagePreprocess) and preprocess.folded:
-            return preprocess
-        return None
+        if not isinstance(preprocess, ImagePreprocess) or not preprocess.folded:
+            return None
+        return None if self.original.input.dtype == "uint8" else preprocess
 
     @functools.cached_property
     def code_digests(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ from convert.cache import digest
 from convert.diagnosis import Evidence
 from convert.errors import ConversionError
 from convert.job import Job
+from convert.layouts import single
 from convert.maker import Maker
 from convert.original import Exported
 from convert.predictions import from_recipe, to_recipe
@@ -229,7 +230,7 @@ class Judge:
         fp32 = self._maker.fp32[candidate.format]
         if not self._job.inputs.can_calibrate:
             return []
-        tensors = self._maker.tensors(fp32.input.single())[:BLAMED_ON]
+        tensors = self._maker.tensors(single(fp32.input))[:BLAMED_ON]
         with self._job.screen.step(f"layers of {candidate.name}"):
             return layers.blame(fp32, candidate, tensors)
 

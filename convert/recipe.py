@@ -17,6 +17,7 @@ from edge.manifest import (
     Decoder,
     Precision,
     Preprocess,
+    Task,
     Thresholds,
     WindowPreprocess,
 )
@@ -170,7 +171,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     version: str
     summary: str
-    task: Literal["detect", "classify"]
+    task: Task
     labels: tuple[str, ...]
     model: ModelSection
     input: TensorSpec | None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -31,11 +31,20 @@ from convert.recipe import (
 from edge import seams
 from edge.config import decode_adapter
 from edge.errors import BundleError, ConfigError
-from edge.manifest import Decoder, ImagePreprocess, Thresholds, WindowPreprocess
+from edge.manifest import Decoder, ImagePreprocess, Task, Thresholds, WindowPreprocess
 from edge.toml_reader import TomlReader, read_toml
 
 _WEIGHTS = (".safetensors", ".pt", ".pth")
-_DECODERS = {"detect": "ltrb_grid", "classify": "softmax"}
+_NAMELESS = ("anomaly", "depth", "embed")
+_DECODERS = {
+    "detect": "ltrb_grid",
+    "classify": "softmax",
+    "segment": "semantic",
+    "anomaly": "anomaly",
+    "depth": "depth",
+    "regress": "regression",
+    "embed": "embedding",
+}
 
 
 def load(folder: Path) -> Recipe:
@@ -67,7 +76,7 @@ class _Reader(TomlReader):
 
     def recipe(self, document: dict[str, Any]) -> Recipe | None:
         self.refuse_unknown(document, self._KEYS, "")
-        task: Any = self.value(document, "task", Literal["detect", "classify"])
+        task: Any = self.value(document, "task", Task)
         model = self._model(self.table(document, "model"))
         complete = bool(model and model.file)  # such a file knows its own tensors
         outputs = self._sections(OutputSection, document, "output", at_least=0)
@@ -76,7 +85,7 @@ class _Reader(TomlReader):
             "version": self.value(document, "version", str),
             "summary": self.value({"summary": "", **document}, "summary", str),
             "task": task,
-            "labels": self._labels(document),
+            "labels": self._labels(document, task),
             "model": model,
             "input": self._input(document, at_least=0 if complete else 1),
             "outputs": tuple(output.name for output in outputs),
@@ -106,9 +115,10 @@ class _Reader(TomlReader):
             self.check_name(name, "name")
         return name
 
-    def _labels(self, document: Mapping[str, Any]) -> Any:
-        """A list of names, or a file with one name a line."""
-        labels = self.value(document, "labels", tuple[str, ...] | str)
+    def _labels(self, document: Mapping[str, Any], task: Any) -> Any:
+        """A list of names, or a file with one name a line; there are tasks without any."""
+        given = {"labels": [], **document} if task in _NAMELESS else document
+        labels = self.value(given, "labels", tuple[str, ...] | str)
         if isinstance(labels, str):
             try:
                 lines = self.absolute(labels).read_text(encoding="utf-8").splitlines()
@@ -116,7 +126,8 @@ class _Reader(TomlReader):
                 self.problem("labels", f"{labels}: cannot be read: {error}")
                 return None
             labels = tuple(line.strip() for line in lines if line.strip())
-        if labels is not None and (not labels or len(set(labels)) != len(labels)):
+        few = not labels and task not in _NAMELESS
+        if labels is not None and (few or len(set(labels)) != len(labels)):
             self.problem("labels", "must be one or more, no two the same")
         return labels
 

@@ -39,7 +39,10 @@ STEADY = 1e-5
 """Two runs on one input may differ by this part of the output's range."""
 TRUTH_KEYS = {
     "classify": ("class",),
-    "detect": ("boxes", "classes"),
+    **dict.fromkeys(("detect", "instance", "keypoints", "oriented"), ("boxes", "classes")),
+    "segment": ("map",),
+    "regress": ("values",),
+    "anomaly": ("anomalous",),
 }
 
 

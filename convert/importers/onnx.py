@@ -71,6 +71,9 @@ class OnnxModel:
             )
         except EngineError as error:
             raise ConversionError(f"{where}: {error}") from error
+        _state_outputs(self._proto, self.outputs)
+        if self._open is not None:
+            _state_outputs(self._open, tuple(with_batch(spec, -1) for spec in self.outputs))
         self.notes = (f"opset {_opset(proto)}", *notes)
 
     def run(self, tensor: Array) -> dict[str, Array]:
@@ -109,7 +112,7 @@ class OnnxModel:
             outputs = tuple(with_batch(spec, -1) for spec in outputs)
         elif options.dynamic_batch:
             notes = ("the file has a fixed batch, which stays 1",)
-        model = strip(_with_output_shapes(proto, outputs))
+        model = strip(proto)
         if options.fold is not None:
             from convert import onnx_graph
 
@@ -291,20 +294,13 @@ def _with_shape(proto: onnx.ModelProto, spec: TensorSpec) -> onnx.ModelProto:
     return shape_inference.infer_shapes(changed, data_prop=True)
 
 
-def _with_output_shapes(
-    proto: onnx.ModelProto, outputs: tuple[TensorSpec, ...]
-) -> onnx.ModelProto:
-    """The graph with the shapes that its outputs were seen to have, where inference found none:
-    it does not know the operators of trees."""
-    changed = onnx.ModelProto()
-    changed.CopyFrom(proto)
-    shapes = {spec.name: spec.shape for spec in outputs}
-    for value in changed.graph.output:
-        kind = value.type.tensor_type
-        if not kind.HasField("shape"):
-            shape = ["batch" if size < 0 else size for size in shapes[value.name]]
-            value.CopyFrom(helper.make_tensor_value_info(value.name, kind.elem_type, shape))
-    return changed
+def _state_outputs(proto: onnx.ModelProto, outputs: tuple[TensorSpec, ...]) -> None:
+    """Shapes of outputs that were seen in a run and not inferred: ai.onnx.ml has no inference."""
+    for value, spec in zip(proto.graph.output, outputs, strict=True):
+        if not value.type.tensor_type.HasField("shape"):
+            shape = ["batch" if size < 0 else size for size in spec.shape]
+            kind = value.type.tensor_type.elem_type
+            value.CopyFrom(helper.make_tensor_value_info(value.name, kind, shape))
 
 
 def _upgraded(proto: onnx.ModelProto, spec: TensorSpec, notes: list[str]) -> onnx.ModelProto:

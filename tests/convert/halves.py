@@ -25,7 +25,9 @@ def classes(kinds: Sequence[int] = (0, 1, 2, 3)) -> np.ndarray:
     return wanted.reshape(4, 12)[list(kinds)]
 
 
-def model(kinds: Sequence[int] = (0, 1, 2, 3), *, before: Sequence[Any] = (), **attributes: Any) -> bytes:
+def model(
+    kinds: Sequence[int] = (0, 1, 2, 3), *, before: Sequence[Any] = (), **attributes: Any
+) -> bytes:
     """RGB in 0..1, float32 [1, 3, 32, 32] -> logits [1, 4].
 
     `kinds` puts the classes into another order; `before` are nodes image -> seen that change what

@@ -20,13 +20,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-import zoo  # noqa: E402
+import zoo
 
-from convert import cache, gate, importers, screen  # noqa: E402
-from convert.agreement import agreement  # noqa: E402
-from convert.errors import CannotConvert, reason  # noqa: E402
-from convert.layouts import to_layout  # noqa: E402
-from convert.original import (  # noqa: E402
+from convert import cache, gate, importers, screen
+from convert.agreement import agreement
+from convert.errors import CannotConvert, reason
+from convert.layouts import to_layout
+from convert.original import (
     FORMATS,
     PRECISIONS,
     Exported,
@@ -34,14 +34,14 @@ from convert.original import (  # noqa: E402
     Format,
     Original,
 )
-from convert.parity import Tally  # noqa: E402
-from convert.quantize import quantize  # noqa: E402
-from convert.recipe import Gate  # noqa: E402
-from convert.report import Measured  # noqa: E402
-from edge.engines.onnx import OnnxEngine  # noqa: E402
-from edge.engines.tflite import TfliteEngine  # noqa: E402
-from edge.errors import EdgeError  # noqa: E402
-from edge.types import Array, Classification  # noqa: E402
+from convert.parity import Tally
+from convert.quantize import quantize
+from convert.recipe import Gate
+from convert.report import Measured
+from edge.engines.onnx import OnnxEngine
+from edge.engines.tflite import TfliteEngine
+from edge.errors import EdgeError
+from edge.types import Array, Classification
 
 README = ROOT / "convert" / "README.md"
 BEGIN, END = "<!-- table: made by `make convert-table` -->", "<!-- end of the table -->"
@@ -111,10 +111,10 @@ def _judged(
     except (EdgeError, KeyError, ValueError) as error:
         return Cell(verdict="refused", reason=f"does not run: {reason(error)}")
     parity = {name: tally.parity() for name, tally in tallies.items()}
-    scores = next(
-        (spec.name for spec in original.outputs if spec.shape == (1, zoo.CLASSES)), None
+    scores = next((spec.name for spec in original.outputs if spec.shape == (1, zoo.CLASSES)), None)
+    agreed = (
+        {} if scores is None else agreement(_classes(wanted, scores), _classes(answers, scores))
     )
-    agreed = {} if scores is None else agreement(_classes(wanted, scores), _classes(answers, scores))
     refusals = gate.refusals(
         Measured(parity=parity, agreement=agreed), Gate().bounds(variant.precision), reference={}
     )

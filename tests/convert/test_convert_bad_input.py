@@ -119,7 +119,9 @@ class _Evil:
 @pytest.mark.parametrize("name", ["model.pkl", "model.ckpt", "model.joblib", "model.pt"])
 def test_a_pickle_is_never_opened(name: str, place: Path, refused: Callable[..., str]) -> None:
     (place / name).write_bytes(pickle.dumps(_Evil(place / "owned")))
-    (place / "net.py").write_text("def build():\n    import torch\n    return torch.nn.Linear(2, 2)\n")
+    (place / "net.py").write_text(
+        "def build():\n    import torch\n    return torch.nn.Linear(2, 2)\n"
+    )
     flags = ("--factory", f"{place}/net.py:build", "--input", "image:1,3,32,32:nchw")
     line = refused(name, *(flags if name == "model.pt" else ()), code=8)
     assert name in line
@@ -165,9 +167,7 @@ def test_an_empty_calibration_folder(place: Path, refused: Callable[..., str]) -
     assert "empty: holds no pictures and no .npy files" in line
 
 
-def test_a_folder_in_which_no_picture_can_be_read(
-    place: Path, refused: Callable[..., str]
-) -> None:
+def test_a_folder_in_which_no_picture_can_be_read(place: Path, refused: Callable[..., str]) -> None:
     (place / "broken").mkdir()
     for index in range(3):
         (place / "broken" / f"{index}.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
@@ -194,7 +194,7 @@ def test_pictures_of_other_sizes_and_modes_are_taken_and_a_broken_one_is_counted
     rgb.convert("P").save(folder / "palette.png")
     rgb.convert("1").save(folder / "one-bit.png")
     rgb.convert("CMYK").save(folder / "cmyk.jpg")
-    Image.fromarray((np.asarray(rgb.convert("L")).astype(np.uint16) * 257)).save(
+    Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257).save(
         folder / "sixteen.png"
     )
     Image.new("RGB", (1, 1)).save(folder / "dot.bmp")

@@ -85,9 +85,7 @@ def against(data: Path, tmp_path: Path) -> Convert:
     return run
 
 
-def test_the_model_itself_ships_in_every_precision(
-    convert: Convert, tmp_path: Path
-) -> None:
+def test_the_model_itself_ships_in_every_precision(convert: Convert, tmp_path: Path) -> None:
     done = convert()
     assert done.exit_code == 0, done.output
     manifest = Bundle.open(tmp_path / "bundle").manifest
@@ -210,9 +208,7 @@ def test_int8_calibrated_on_noise_is_refused_and_the_others_ship(
     done = convert("--calibrate", str(data / "noise"), "--evaluate", str(data / "pictures"))
     assert done.exit_code == 0, done.output
     assert "onnx-int8 refused: logits: 99th percentile of the error" in done.stderr
-    assert "onnx-int8: calibrated on data unlike the evaluation's: logits lies in" in (
-        done.stderr
-    )
+    assert "onnx-int8: calibrated on data unlike the evaluation's: logits lies in" in (done.stderr)
     assert "calibrate with real inputs" in done.stderr
     names = {variant.name for variant in Bundle.open(tmp_path / "bundle").manifest.variants}
     assert names == set(ONNX) - {"onnx-int8"}
@@ -267,9 +263,7 @@ def _by_the_default_calibrator(model: bytes) -> bytes:
     return bytes(made.quantize(found.get_model_qsvs()).quantized_model)
 
 
-def test_int8_calibrated_by_a_moving_average_is_refused(
-    tflite: bytes, against: Convert
-) -> None:
+def test_int8_calibrated_by_a_moving_average_is_refused(tflite: bytes, against: Convert) -> None:
     done = against(_by_the_default_calibrator(tflite), reference=tflite)
     assert done.exit_code == 3, done.output
     assert "logits: cut short, to " in done.stderr
@@ -370,7 +364,9 @@ def test_somebody_elses_int8_detector_with_one_output_is_refused_and_told_why(
         compare, [*files, "--data", str(tmp_path / "data"), "--task", "tensors"]
     )
     assert done.exit_code == 3, done.output
-    assert "refused: found: 2 of 6 columns are wrong by more than 30% of what they span" in done.stderr
+    assert (
+        "refused: found: 2 of 6 columns are wrong by more than 30% of what they span" in done.stderr
+    )
     assert "found: 2 of 6 columns are lost in the scale of the others (boxes and scores in one" in (
         done.stderr
     )

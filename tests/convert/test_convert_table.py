@@ -67,7 +67,8 @@ def test_another_verdict_or_a_larger_error_is_a_difference() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "text"), [(0, "0"), (6.3e-8, "6e-8"), (0.00052, "5e-4"), (0.0123, "0.01"), (0.96, "1")]
+    ("error", "text"),
+    [(0, "0"), (6.3e-8, "6e-8"), (0.00052, "5e-4"), (0.0123, "0.01"), (0.96, "1")],
 )
 def test_errors_are_told_by_one_digit(error: float, text: str) -> None:
     assert table.write({"cnn": dict.fromkeys(table.COLUMNS, table.Cell(verdict="ok", error=error))})
