@@ -53,6 +53,7 @@ def convert(data: Path, tmp_path: Path) -> Convert:
     def run(*flags: str, only: tuple[str, ...] = ONNX) -> Result:
         usual = {
             "--task": "classify",
+            "--normalize": "0..1",
             "--labels": str(data / "names.txt"),
             "--calibrate": str(data / "pictures"),
             "--evaluate": str(data / "pictures"),

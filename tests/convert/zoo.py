@@ -18,6 +18,8 @@ from convert.importers import ModelSource
 from edge.types import Array, TensorSpec
 
 CALIBRATION, EVALUATION = 32, 96
+ROWS = 512
+"""Rows to calibrate with: a row is one value a sensor, where a picture has thousands."""
 CLASSES = 4
 COLOURS = np.array([[0.9, 0.1, 0.1], [0.1, 0.3, 0.9]], np.float32)
 
@@ -327,8 +329,9 @@ def _fed(data: Callable[[int, int], tuple[Array, ...]]) -> dict[str, list[Array]
     def singles(arrays: Iterable[Array]) -> list[Array]:
         return [np.ascontiguousarray(array[None]) for array in arrays]
 
+    count = ROWS if data is rows else CALIBRATION
     return {
-        "calibration": singles(data(CALIBRATION, 1)[0]),
+        "calibration": singles(data(count, 1)[0]),
         "evaluation": singles(data(EVALUATION, 2)[0]),
     }
 
@@ -351,7 +354,7 @@ KINDS: dict[str, Kind] = {
     "bilstm": Kind(
         title="bidirectional LSTM", make=_torch("bilstm", waves, _WINDOW, steps=300), slow=True
     ),
-    "attention": Kind(title="attention block", make=_torch("attention", waves, _WINDOW)),
+    "attention": Kind(title="attention block", make=_torch("attention", waves, _WINDOW, steps=300)),
     "mlp": Kind(title="MLP", make=_torch("mlp", rows, _ROW)),
     "linear": Kind(title="linear (scikit-learn)", make=_rows_of("linear")),
     "forest": Kind(title="forest (scikit-learn)", make=_rows_of("forest")),
