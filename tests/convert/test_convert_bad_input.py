@@ -1,6 +1,7 @@
 """What users bring by mistake: one clear line, an exit code, and nothing written.
 
-And the good way beside it: a model file and a folder of pictures, once, again, changed, interrupted.
+And the good way beside it: a model file and a folder of pictures, once, again, changed and
+interrupted.
 """
 
 from __future__ import annotations

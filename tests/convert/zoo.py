@@ -129,8 +129,10 @@ def torch_module(name: str) -> Any:
             self.widen = nn.Sequential(nn.Conv2d(into, wide, 1, bias=False), nn.BatchNorm2d(wide),
                 act(), nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False),
                 nn.BatchNorm2d(wide), act())  # fmt: skip
-            self.weigh = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(wide, wide // 4, 1),
-                nn.ReLU(), nn.Conv2d(wide // 4, wide, 1), nn.Hardsigmoid()) if v3 else None  # fmt: skip
+            self.weigh = None
+            if v3:
+                self.weigh = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(wide, wide // 4, 1),
+                    nn.ReLU(), nn.Conv2d(wide // 4, wide, 1), nn.Hardsigmoid())  # fmt: skip
             self.squeeze = nn.Sequential(nn.Conv2d(wide, out, 1, bias=False), nn.BatchNorm2d(out))
             self.same = stride == 1 and into == out
 
