@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
+from convert.errors import ConversionError
 from convert.original import FORMATS, Format
-from edge.errors import ConfigError
+from edge.errors import ConfigError, EngineError
 from edge.recognize import Hints, recognize
 
 COMMAND_LINE = Path("command line")
@@ -65,6 +66,8 @@ def _recognized(model: Path, format: Format, hints: Hints) -> tuple[dict[str, An
         raise ConfigError(f"{model}: cannot be read: {error.strerror}") from error
     except ConfigError as error:
         raise ConfigError([f"{model}: {problem}" for problem in error.problems]) from error
+    except EngineError as error:
+        raise ConversionError(f"{model}: {error}") from error
     if found.state or found.constants:
         raise ConfigError(f"{model}: takes more than one input, which cannot be converted so far")
     told = {

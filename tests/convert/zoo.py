@@ -18,6 +18,8 @@ from convert.importers import ModelSource
 from edge.types import Array, TensorSpec
 
 CALIBRATION, EVALUATION = 32, 96
+ROWS = 512
+"""Rows to calibrate with: a row is one value a sensor, where a picture has thousands."""
 CLASSES = 4
 COLOURS = np.array([[0.9, 0.1, 0.1], [0.1, 0.3, 0.9]], np.float32)
 
@@ -127,8 +129,10 @@ def torch_module(name: str) -> Any:
             self.widen = nn.Sequential(nn.Conv2d(into, wide, 1, bias=False), nn.BatchNorm2d(wide),
                 act(), nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False),
                 nn.BatchNorm2d(wide), act())  # fmt: skip
-            self.weigh = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(wide, wide // 4, 1),
-                nn.ReLU(), nn.Conv2d(wide // 4, wide, 1), nn.Hardsigmoid()) if v3 else None  # fmt: skip
+            self.weigh = None
+            if v3:
+                self.weigh = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(wide, wide // 4, 1),
+                    nn.ReLU(), nn.Conv2d(wide // 4, wide, 1), nn.Hardsigmoid())  # fmt: skip
             self.squeeze = nn.Sequential(nn.Conv2d(wide, out, 1, bias=False), nn.BatchNorm2d(out))
             self.same = stride == 1 and into == out
 
@@ -327,8 +331,9 @@ def _fed(data: Callable[[int, int], tuple[Array, ...]]) -> dict[str, list[Array]
     def singles(arrays: Iterable[Array]) -> list[Array]:
         return [np.ascontiguousarray(array[None]) for array in arrays]
 
+    count = ROWS if data is rows else CALIBRATION
     return {
-        "calibration": singles(data(CALIBRATION, 1)[0]),
+        "calibration": singles(data(count, 1)[0]),
         "evaluation": singles(data(EVALUATION, 2)[0]),
     }
 
@@ -351,7 +356,7 @@ KINDS: dict[str, Kind] = {
     "bilstm": Kind(
         title="bidirectional LSTM", make=_torch("bilstm", waves, _WINDOW, steps=300), slow=True
     ),
-    "attention": Kind(title="attention block", make=_torch("attention", waves, _WINDOW)),
+    "attention": Kind(title="attention block", make=_torch("attention", waves, _WINDOW, steps=300)),
     "mlp": Kind(title="MLP", make=_torch("mlp", rows, _ROW)),
     "linear": Kind(title="linear (scikit-learn)", make=_rows_of("linear")),
     "forest": Kind(title="forest (scikit-learn)", make=_rows_of("forest")),
