@@ -166,12 +166,14 @@ class OnChange:
 
 
 def key_of(outcome: Outcome) -> object:
-    """What makes two outcomes the same: the labels seen, the winning label, or the value.
+    """What makes two outcomes the same: the labels seen with what second models say of them, the
+    winning label, or the value.
 
     What only measures (depth, regression, embedding) is never the same twice.
     """
     if isinstance(outcome, Detections):
-        return tuple(sorted(outcome.names))
+        said = [attribute.labels for attribute in outcome.attributes]
+        return tuple(sorted(zip(outcome.names, *said, strict=True)))
     if isinstance(outcome, Classification):
         return outcome.label
     if isinstance(outcome, Segmentation):

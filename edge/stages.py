@@ -20,6 +20,8 @@ from edge.reading import main_row
 from edge.recognize.bundles import open_any
 from edge.types import Array, Attribute, Classification, Detections, Prediction
 
+_FINDS_BOXES = ("detect", "instance", "keypoints", "oriented")
+
 
 class Stage:
     """One second model of a pipeline. `labels` are those of the first."""
@@ -53,7 +55,7 @@ class Stage:
 
         BundleError, EngineError, or ConfigError when the two models do not go together.
         """
-        if first.manifest.task != "detect":
+        if first.manifest.task not in _FINDS_BOXES:
             raise ConfigError(f"stage: {first.manifest.name} finds no boxes to look at")
         model = Model(
             open_any(config.bundle),

@@ -45,8 +45,7 @@ class State:
                 raise BundleError(f"{variant.name}: constant {name} is no input of the model")
             self._inputs[name] = _constant(variant.name, specs[name], value)
         self._zeros = {
-            pair.input: np.zeros(specs[pair.input].shape, specs[pair.input].dtype)
-            for pair in variant.state
+            pair.input: _constant(variant.name, specs[pair.input], 0) for pair in variant.state
         }
         rest = [name for name in specs if name not in self._inputs and name not in self._zeros]
         if len(rest) != 1:
@@ -158,11 +157,6 @@ def _names_state(stem: str) -> bool:
 
 def _constant(variant: str, spec: TensorSpec, value: Any) -> Array:
     try:
-        array = np.array(value, spec.dtype)
-        if array.shape != spec.shape:
-            array = np.broadcast_to(array, spec.shape).copy()
-    except (ValueError, TypeError, OverflowError) as error:
-        raise BundleError(
-            f"{variant}: constant {spec.name} does not fit {spec}: {error}"
-        ) from error
-    return array
+        return np.broadcast_to(np.array(value, spec.dtype), spec.shape).copy()
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise BundleError(f"{variant}: {value!r} does not fit the input {spec}: {error}") from error

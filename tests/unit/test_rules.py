@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,16 @@ from builders import DIGITS, row
 from edge import config as configuration
 from edge.errors import ConfigError
 from edge.rules import Chain
-from edge.types import Anomaly, Classification, Depth, Detections, Outcome, Reading, Segmentation
+from edge.types import (
+    Anomaly,
+    Attribute,
+    Classification,
+    Depth,
+    Detections,
+    Outcome,
+    Reading,
+    Segmentation,
+)
 
 LABELS = ("still", "moving")
 SECOND = 1_000_000_000
@@ -78,6 +88,15 @@ def test_on_change_reports_what_is_new() -> None:
     chain = rules({"type": "on_change"})
     sequence = ["still", "still", "moving", "moving", "still"]
     assert told(chain, *((at, seen(label)) for at, label in enumerate(sequence))) == [0, 2, 4]
+
+
+def test_on_change_hears_what_a_second_model_says() -> None:
+    chain = rules({"type": "on_change"})
+    frames = [
+        dataclasses.replace(row("1"), attributes=(Attribute("mood", (mood,), np.ones(1)),))
+        for mood in ("calm", "calm", "cross")
+    ]
+    assert told(chain, *enumerate(frames)) == [0, 2]
 
 
 def test_on_change_repeats_itself_now_and_then() -> None:

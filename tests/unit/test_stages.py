@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from builders import DIGITS, manifest, row
+from needs import need_module
 
 from edge.config import StageConfig
 from edge.errors import ConfigError
 from edge.manifest import ImagePreprocess
+from edge.payloads import AttributeData, DetectionsData, payload_of
 from edge.stages import Stage, cut
 from edge.types import Array, Classification, Detections, Prediction
-from edge.wire import AttributeData, DetectionsData, payload_of
 
 CLASSES = ("car", "van", "person")
 PICTURE = np.zeros((100, 200, 3), np.uint8)
@@ -126,6 +128,15 @@ def test_a_box_without_area_is_not_looked_at() -> None:
     found = objects("car")
     found.boxes[0] = (5, 5, 5, 5)
     assert said(stage(model)(PICTURE, found)) == [""] and model.crops == []
+
+
+@pytest.mark.parametrize("task", ["detect", "instance", "keypoints", "oriented"])
+def test_every_model_that_finds_boxes_may_come_first(task: str) -> None:
+    need_module("onnxruntime")
+    first: Any = SimpleNamespace(manifest=manifest(name="first", task=task, labels=["thing"]))
+    opened = Stage.open(StageConfig(bundle="builtin:meter_reader"), first, hosts=None)
+    assert opened.name == "meter_reader"
+    opened.model.close()
 
 
 def test_a_second_model_must_go_with_the_first() -> None:

@@ -15,10 +15,13 @@ from edge import golden, seams
 from edge.bundle import Bundle, with_files, write
 from edge.engines.host import Hosts
 from edge.errors import BundleError, FrameError
-from edge.manifest import GoldenCase, StatePair
+from edge.manifest import GoldenCase, StatePair, Variant
 from edge.model import Model
-from edge.state import Gaps, find_state
+from edge.pipeline import Pipeline
+from edge.state import Gaps, State, find_state
 from edge.types import Array, Classification, Frame, TensorSpec
+
+from .test_pipeline import Script
 
 
 def spec(name: str, *shape: int, dtype: str = "float32") -> TensorSpec:
@@ -131,14 +134,24 @@ def npy(array: Array) -> bytes:
     return file.getvalue()
 
 
+def test_a_state_of_no_certain_size_is_refused() -> None:
+    free = spec("h", 2, -1)
+    variant = Variant(
+        name="v", format="onnx", precision="fp32", file="a", inputs=(spec("x", 1, 2), free),
+        outputs=(spec("y", 1), spec("hn", 2, -1)), state=(StatePair(input="h", output="hn"),),
+    )  # fmt: skip
+    with pytest.raises(BundleError, match="0 does not fit the input h float32"):
+        State(variant)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"state": [{"input": "h", "output": "no"}]}, "state h <- no: there must be an input and"),
         ({"state": [{"input": "gain", "output": "hn"}]}, "of one shape and dtype, not gain"),
         ({"constants": {"again": 1}}, "constant again is no input of the model"),
-        ({"constants": {"gain": [1, 2, 3]}}, "constant gain does not fit gain float32"),
-        ({"constants": {"gain": "loud"}}, "constant gain does not fit"),
+        ({"constants": {"gain": [1, 2, 3]}}, "does not fit the input gain float32"),
+        ({"constants": {"gain": "loud"}}, "'loud' does not fit the input gain"),
         ({"constants": {}}, "left are window, gain"),
         ({"state": [], "constants": {"gain": 1}}, "left are window, h"),
     ],
@@ -156,6 +169,18 @@ def test_a_bundle_with_state_says_so_to_older_readers() -> None:
     with pytest.raises(msgspec.ValidationError, match="`requires` must name state"):
         manifest(variants=[{**plain, **recurrent}])
     assert manifest(variants=[{**plain, **recurrent}], requires=["state"]).requires == ("state",)
+
+
+def test_a_pipeline_starts_anew_after_a_frame_that_could_not_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, broken = np.ones((4, 2), np.float32), np.full((4, 2), np.nan, np.float32)
+    source = {"type": "csv", "path": "-"}
+    with Pipeline("s", bundle=bundle(tmp_path, monkeypatch), source=source, rules=[]) as pipeline:
+        pipeline.source = Script(one, one, broken, one)
+        predictions = [step.prediction for step in pipeline]
+        sums = [one.scores[0] for one in predictions if isinstance(one, Classification)]
+        assert sums == [2, 4, 2] and pipeline.telemetry.state_resets == 1
 
 
 # ---- gaps

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from needs import need_module
 
 from edge import config as configuration
 from edge.errors import ConfigError, FrameError
+from edge.payloads import DetectionsData, payload_of
 from edge.rules import Chain
 from edge.types import Classification, Detections
 
@@ -115,14 +118,33 @@ def test_a_filter_before_it_hides_objects_and_not_frames() -> None:
     assert ids(2, found(walk(200, 0, 0))) == [2], "it was told that the person had gone"
 
 
+def test_a_filter_behind_it_keeps_the_numbers() -> None:
+    need_module("edgefirst.tracker")
+    tables: list[dict[str, Any]] = [{"type": "track"}, {"type": "filter", "classes": ["bicycle"]}]
+    chain = Chain(
+        [configuration.decode_adapter("rules", table, where="test") for table in tables], LABELS
+    )
+    kept = chain(found(walk(0, 0, 0), walk(200, 0, 0), classes=(0, 1)), 0)
+    assert isinstance(kept, Detections) and kept.ids is not None
+    data = payload_of(kept)
+    assert isinstance(data, DetectionsData) and data.ids == [2] and data.labels == ["bicycle"]
+    plain = payload_of(found(walk(0, 0, 0)))
+    assert b"ids" not in msgspec.json.encode(plain), "what is not tracked says nothing of it"
+
+
+def test_ids_belong_to_the_boxes() -> None:
+    with pytest.raises(ValueError, match=r"ids \(3,\) for 1 boxes"):
+        dataclasses.replace(found(walk(0, 0, 0)), ids=np.array([1, 2, 3]))
+
+
 def test_numbers_are_given_for_years() -> None:
     ids = tracker(lost_s=0.01)
-    boxes = [walk(40.0 * number, 0, 0) for number in range(50)]
+    stays, passers = walk(0, 0, 0), [walk(40.0 * number, 0, 0, y=500) for number in range(50)]
     given = []
     for at in range(60):
-        given.append(ids(at, found(*boxes)))
-        ids(at + 0.5, found())
-    assert [number for frame in given for number in frame] == list(range(1, 60 * 50 + 1))
+        given += ids(at, found(stays, *passers))
+        assert ids(at + 0.5, found(stays)) == [1]
+    assert [number for number in given if number != 1] == list(range(2, 60 * 50 + 2))
 
 
 def test_a_broken_frame_does_not_stay_in_the_filter() -> None:
