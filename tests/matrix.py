@@ -48,7 +48,7 @@ def table() -> str:
         quantised = "uint8, int8" if any(case.quantised for case in cases) else ""
         if name == "softmax":
             quantised = "uint8"
-        how = ["by shape and values"] * bool(heads) + ["by metadata"] * bool(noted)
+        how = ["by shape and values"] * bool(heads or name in REAL) + ["by metadata"] * bool(noted)
         proof = [f"{model} ({format})" for format, model in REAL.get(name, {}).items()]
         if name in BUNDLES:
             proof.append(f"our {BUNDLES[name]} (onnx, tflite)")
