@@ -225,10 +225,10 @@ def _labels(
     """The name of each class. ConfigError when names were given and are too few or too many."""
     classes = reading.classes
     names, why = hints.labels, "given"
-    if not names and reading.strength == SAID and reading.labels and classes != 0:
-        names, why = reading.labels, "from the file's metadata, or usual for what it says"
     if not names and facts.graph.labels:
         names, why = facts.graph.labels, "a list of labels in the file"
+    if not names and "names" in facts.graph.metadata and reading.strength == SAID:
+        names, why = reading.labels, "from the file's metadata"
     given = hints.labels != ()
     if names and classes is not None and len(names) != classes:
         if len(names) == classes + 1 and names[0].lower() in _NO_OBJECT:
