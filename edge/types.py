@@ -69,15 +69,19 @@ class Geometry:
 
     def to_source(self, boxes: Array) -> Array:
         """Boxes xyxy [N, 4] in input pixels -> xyxy [N, 4] in source pixels, clipped to it."""
-        limit = np.array([self.width, self.height], dtype=np.float32)
         (across, turn_x, left), (turn_y, down, top) = self.matrix.tolist()
         if turn_x == turn_y == 0 and across > 0 and down > 0:  # as nearly always
-            scale = np.array([across, down, across, down], np.float32)
-            moved = boxes * scale + np.array([left, top, left, top], np.float32)
-            np.minimum(np.maximum(moved, 0, out=moved), np.tile(limit, 2), out=moved)
-            return moved.astype(np.float32, copy=False)
+            scale, shift, edge = np.array(
+                [[across, down] * 2, [left, top] * 2, [self.width, self.height] * 2], np.float32
+            )
+            moved: Array = boxes * scale
+            moved += shift
+            np.maximum(moved, 0, out=moved)
+            np.minimum(moved, edge, out=moved)
+            return np.asarray(moved, np.float32)
         corners = boxes.reshape(-1, 2) @ self.matrix[:, :2].T + self.matrix[:, 2]
         corners = corners.reshape(-1, 2, 2)
+        limit = np.array([self.width, self.height], dtype=np.float32)
         low = np.clip(corners.min(axis=1), 0, limit)
         high = np.clip(corners.max(axis=1), 0, limit)
         return np.concatenate([low, high], axis=1).astype(np.float32)

@@ -283,10 +283,7 @@ class Yolox(Yolov5):
 
     def _corners(self, boxes: Array, rows: Array) -> Array:
         strides = self._strides[rows, None]
-        whole = np.empty((len(rows), 4), np.float32)
-        np.multiply(boxes[:, :2], strides, out=whole[:, :2])
-        whole[:, :2] += self._cells[rows]
         # A box of e^20 cells is larger than any picture; more would overflow.
-        np.exp(np.minimum(boxes[:, 2:], 20), out=whole[:, 2:])
-        whole[:, 2:] *= strides
-        return candidates.corners(whole, "cxcywh")
+        half = np.exp(np.minimum(boxes[:, 2:], 20)) * (strides / 2)
+        centres = boxes[:, :2] * strides + self._cells[rows]
+        return np.concatenate([centres - half, centres + half], axis=1)

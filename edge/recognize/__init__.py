@@ -72,6 +72,14 @@ class Recognition:
     constants: dict[str, float]
     assumptions: tuple[Assumption, ...]
 
+    @property
+    def rules(self) -> tuple[dict[str, Any], ...]:
+        """What is worth an event where nobody says so: frames with detections, classes that
+        change, and of a single chance the frames in which it is more likely than not."""
+        if self.task == "classify" and len(self.labels) == 1:
+            return ({"type": "filter", "min_score": 0.5},)
+        return _RULES.get(self.task, ())
+
     def manifest(self, *, name: str, model: bytes) -> Manifest:
         """The manifest of a bundle whose one variant is this model."""
         place = f"{self.format}-{self.precision}"
@@ -85,7 +93,7 @@ class Recognition:
             requires=("state",) if self.state or self.constants else (),
             task=self.task, labels=self.labels, preprocess=self.preprocess,
             decoder=self.decoder, thresholds=self.thresholds, variants=(variant,),
-            rules=_RULES.get(self.task, ()),
+            rules=self.rules,
             files={variant.file: FileEntry(size=len(model), sha256=sha256(model).hexdigest())},
         )  # fmt: skip
 
@@ -96,7 +104,7 @@ _RULES: dict[Task, tuple[dict[str, Any], ...]] = {
     "classify": ({"type": "on_change"},),
     "anomaly": ({"type": "on_change"},),
 }
-"""What is worth an event where nobody says so: frames with detections, classes that change."""
+_EVENTS = {"filter": "frames in which something is found", "on_change": "what has changed"}
 
 
 def recognize(model: bytes, *, format: Format, hints: Hints | None = None) -> Recognition:
@@ -139,15 +147,6 @@ def recognize(model: bytes, *, format: Format, hints: Hints | None = None) -> Re
                 flag="--constant",
             )
         )
-    if _RULES[reading.task]:
-        (rule,) = _RULES[reading.task]
-        words = {"filter": "frames with detections", "on_change": "what has changed"}
-        assumed.append(
-            Assumption(
-                key="events", value=words[rule["type"]], why="no rules are given",
-                flag="rules in an edge.toml",
-            )
-        )  # fmt: skip
     recognition = Recognition(
         format=format,
         precision=_precision(facts),
@@ -164,7 +163,13 @@ def recognize(model: bytes, *, format: Format, hints: Hints | None = None) -> Re
         assumptions=tuple(assumed),
     )
     _try(recognition, facts)
-    return recognition
+    notes = tuple(
+        Assumption(
+            key="events", value=_EVENTS[rule["type"]], why="no rules are given", flag="[[rule]]"
+        )
+        for rule in recognition.rules
+    )
+    return dataclasses.replace(recognition, assumptions=(*recognition.assumptions, *notes))
 
 
 def _choose(facts: Facts, hints: Hints) -> Reading:
@@ -225,10 +230,10 @@ def _labels(
     """The name of each class. ConfigError when names were given and are too few or too many."""
     classes = reading.classes
     names, why = hints.labels, "given"
-    if not names and reading.strength == SAID and reading.labels and classes != 0:
-        names, why = reading.labels, "from the file's metadata, or usual for what it says"
     if not names and facts.graph.labels:
         names, why = facts.graph.labels, "a list of labels in the file"
+    if not names and "names" in facts.graph.metadata and reading.strength == SAID:
+        names, why = reading.labels, "from the file's metadata"
     given = hints.labels != ()
     if names and classes is not None and len(names) != classes:
         if len(names) == classes + 1 and names[0].lower() in _NO_OBJECT:

@@ -17,6 +17,7 @@ from edge.recognize.hints import Hints
 from edge.recognize.reading import POSSIBLE, SAID, SHOWN, Reading, sums_to_one, unit, whole
 from edge.types import Array, TensorSpec
 
+_POST = "TFLite_Detection_PostProcess"
 _MAX_FINISHED = 1000
 """A list that the graph has chosen is not longer than this; a raw head nearly always is."""
 
@@ -116,7 +117,7 @@ def _normalised(facts: Facts, spec: TensorSpec) -> bool:
 def _listed(facts: Facts, hints: Hints) -> list[Reading]:
     """Boxes, scores, classes and perhaps their count, in outputs of their own."""
     answers = facts.answers
-    operator = "TFLite_Detection_PostProcess" in facts.graph.types
+    operator = _POST in facts.graph.types
     boxes = [s for s in answers if len(s.shape) in (2, 3) and s.shape[-1] == 4]
     if len(answers) not in (3, 4) or len(boxes) != 1:
         return []
@@ -156,24 +157,25 @@ def _listed(facts: Facts, hints: Hints) -> list[Reading]:
 
 
 def _which_is_score(facts: Facts, a: TensorSpec, b: TensorSpec) -> tuple[TensorSpec, TensorSpec]:
+    """Two outputs of one shape as scores and classes."""
+    for operator in facts.graph.operators:
+        if operator.type == _POST and {a.name, b.name} <= set(operator.outputs):
+            # boxes, classes, scores, count
+            return (b, a) if operator.outputs.index(a.name) == 1 else (a, b)
     for first, second in ((a, b), (b, a)):
-        if (
-            "score" in first.name.lower()
-            or "class" in second.name.lower()
-            or ("label" in second.name.lower())
-        ):
+        named = second.name.lower()
+        if "score" in first.name.lower() or "class" in named or "label" in named:
             return first, second
-    if a.dtype != b.dtype and np.dtype(b.dtype).kind != np.dtype(a.dtype).kind:
-        return (a, b) if np.dtype(a.dtype).kind == "f" else (b, a)
-    if facts.graph.outputs and a.name.endswith(":1") and b.name.endswith(":2"):
-        return b, a  # boxes, classes, scores, count: the order of the operator
+    kinds = np.dtype(a.dtype).kind, np.dtype(b.dtype).kind
+    if kinds[0] != kinds[1]:
+        return (a, b) if kinds[0] == "f" else (b, a)
     return (b, a) if whole(facts.values(a.name)) else (a, b)
 
 
 def _listed_classes(facts: Facts) -> int | None:
     """The classes that TFLite_Detection_PostProcess chooses from: its second input, less one."""
     for operator in facts.graph.operators:
-        if operator.type == "TFLite_Detection_PostProcess" and len(operator.inputs) > 1:
+        if operator.type == _POST and len(operator.inputs) > 1:
             shape = facts.graph.shapes.get(operator.inputs[1], ())
             return shape[-1] - 1 if len(shape) == 3 and shape[-1] > 1 else None
     return None
@@ -182,7 +184,8 @@ def _listed_classes(facts: Facts) -> int | None:
 def _table(facts: Facts, hints: Hints) -> list[Reading]:
     """One output, a row a candidate: [1, N, columns], [1, columns, N] or [n, columns]."""
     tables = [s for s in facts.answers if len(s.shape) in (2, 3)]
-    others = [s for s in facts.answers if s not in tables]
+    # YOLOv5's older exports leave the undecoded heads, of five axes, beside the table.
+    others = [s for s in facts.answers if s not in tables and len(s.shape) != 5]
     if len(tables) != 1 or len(others) > 1 or any(len(s.shape) != 4 for s in others):
         return []  # what is beside it would be left unread
     found: list[Reading] = []

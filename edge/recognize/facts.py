@@ -52,9 +52,18 @@ class Facts:
 
     @property
     def answers(self) -> tuple[TensorSpec, ...]:
-        """The outputs that are no state."""
+        """The outputs that are no state, nor there for training only."""
         kept = {pair.output for pair in self.states}
-        return tuple(spec for spec in self.outputs if spec.name not in kept)
+        told = tuple(
+            spec
+            for spec in self.outputs
+            if spec.name not in kept and not spec.name.lower().startswith("aux")
+        )
+        # Exporters of detection transformers leave hidden states beside what is asked for.
+        named = {spec.name: spec for spec in told}
+        if {"logits", "pred_boxes"} <= named.keys():
+            return (named["logits"], named["pred_boxes"])
+        return told or self.outputs
 
     def values(self, name: str) -> list[Array]:
         """One output in every trial."""
@@ -126,8 +135,9 @@ def _roles(
 
 
 def _channels_at(spec: TensorSpec) -> list[int]:
-    """The axes of a picture that may be its colours."""
-    return [axis for axis in (1, 3) if spec.shape[axis] in (1, 3)]
+    """The axes of a picture that may be its colours; the first one where all are left open."""
+    axes = [axis for axis in (1, 3) if spec.shape[axis] in (1, 3)]
+    return axes or ([1] if set(spec.shape[1:]) == {-1} else [])
 
 
 def _settled(spec: TensorSpec, size: int) -> TensorSpec:
@@ -179,6 +189,7 @@ def _picture(spec: TensorSpec, format: str, graph: Graph, hints: Hints) -> Tenso
         raise ConfigError(f"input {spec}: pictures are {', '.join(_PICTURE_DTYPES)}")
     axis = axes[0] if len(axes) == 1 else (1 if format == "onnx" else 3)
     shape = [1, *spec.shape[1:]]
+    shape[axis] = 3 if shape[axis] < 1 else shape[axis]
     sides = (2, 3) if axis == 1 else (1, 2)
     if any(shape[side] < 1 for side in sides):
         size = hints.size or _noted_size(graph)

@@ -11,7 +11,7 @@ from edge.manifest import Task
 from edge.recognize import families
 from edge.recognize.facts import Facts
 from edge.recognize.hints import Hints
-from edge.recognize.reading import POSSIBLE, SHOWN, Family, Reading, sums_to_one, unit, whole
+from edge.recognize.reading import POSSIBLE, SHOWN, Reading, sums_to_one, unit, whole
 from edge.types import Array, TensorSpec
 
 _BODY_COUNTS = (16, 17, 21, 68, 98, 133)
@@ -50,12 +50,11 @@ def _vectors(facts: Facts, hints: Hints) -> list[Reading]:
         return _one_number(facts, spec, values)
     last = facts.maker(spec.name)
     params = {"output": spec.name}
-    family: Family = "imagenet" if size == 1000 and facts.graph.producer == "pytorch" else ""
 
     def reading(task: Task, decoder: str, strength: int, why: str) -> Reading:
         return Reading(
             task=task, decoder=decoder, params=params, strength=strength, why=why, classes=size,
-            family=family if task == "classify" else "", score=0.0 if task == "classify" else 0.5,
+            score=0.0 if task == "classify" else 0.5,
         )  # fmt: skip
 
     if last in ("Softmax", "SOFTMAX"):

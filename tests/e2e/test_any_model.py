@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,29 @@ def test_another_face_detector_finds_the_same_faces_with_their_points(
     assert (found.points[:, 0, 0] < found.points[:, 1, 0]).all(), "right eye, left eye"
 
 
+def test_a_recurrent_model_hears_speech_and_its_state_is_found(assets: Path) -> None:
+    spec = importlib.util.find_spec("silero_vad")
+    if spec is None or not spec.submodule_search_locations:
+        needs.missing("silero-vad is not installed; pip install --no-deps silero-vad")
+        return
+    model = Path(spec.submodule_search_locations[0], "data/silero_vad.onnx")
+    with pytest.raises(edge.ConfigError, match="--constant sr=NUMBER"):
+        edge.load(model)
+    heard = {}
+    hints = Hints(constants={"sr": 16000}, length=576, hop=512, rate_hz=16000.0)
+    for name in ("yes", "no", "noise", "silence"):
+        with wave.open(str(assets / "audio" / f"{name}.wav")) as file:
+            stored = np.frombuffer(file.readframes(file.getnframes()), np.int16)
+        samples = np.concatenate([np.zeros(64), stored / 32768]).astype(np.float32)
+        with edge.load(model, hints=hints) as loaded:
+            chances = [
+                loaded.predict(samples[start : start + 576, None])
+                for start in range(0, len(samples) - 576, 512)
+            ]
+        heard[name] = max(one.score for one in chances if isinstance(one, Classification))
+    assert min(heard["yes"], heard["no"]) > 0.9 and max(heard["noise"], heard["silence"]) < 0.1
+
+
 def test_a_range_that_nothing_tells_is_asked_for_and_then_right(assets: Path) -> None:
     model = assets / "models" / "peer_dig-class11_2000_s2.tflite"
     digits = sorted((assets / "meter_digits").glob("[0-9]_*"))[::16]
@@ -161,6 +185,23 @@ def test_the_command_turns_a_model_and_pictures_into_events_and_a_bundle(
         again = loaded.predict(picture(assets, "dog.jpg"))
     assert isinstance(again, Detections)
     assert again.boxes == pytest.approx(np.array(event["data"]["boxes"]), abs=0.06)
+
+
+def test_an_edge_toml_may_name_a_model_in_place_of_a_bundle(assets: Path, tmp_path: Path) -> None:
+    (tmp_path / "edge.toml").write_text(
+        f"""
+        [[pipeline]]
+        name = "faces"
+        bundle = "{assets}/models/ultraface_rfb320.onnx"
+        source = {{ type = "images", path = "{assets}/images/fd_3.jpg" }}
+        [[sink]]
+        type = "jsonl"
+        """
+    )
+    checked = run("check", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    ended = run("run", "--no-supervise", cwd=tmp_path)
+    assert json.loads(ended.stdout)["data"]["labels"] == ["face"] * 4, ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from needs import need_module
+from needs import missing, need_module
 
 from edge import Pipeline
 from edge import config as configuration
@@ -16,6 +17,7 @@ from edge.clock import Clock
 from edge.engines.host import Hosts
 from edge.errors import ConfigError
 from edge.sources.synthetic import DemoMeter
+from edge.types import Detections
 from edge.wire import CountData, DetectionsData, Event, ZoneData
 
 FRAMES = 8
@@ -125,6 +127,31 @@ def test_the_same_from_python(folder: Path) -> None:
         steps = list(pipeline)
     assert [len(step.happenings) for step in steps] == [4, *[0] * (FRAMES - 1)]
     assert len({tuple(sorted(step.prediction.names)) for step in steps}) == 1
+
+
+def test_two_models_by_others_say_that_the_dog_is_a_malamute() -> None:
+    """Files as they came: YOLOX on ONNX Runtime finds, MobileNet on LiteRT names what it found."""
+    need_module("onnxruntime")
+    need_module("ai_edge_litert")
+    assets = Path(os.environ.get("EDGE_ASSETS", ""))
+    if not os.environ.get("EDGE_ASSETS") or not (assets / "models").is_dir():
+        missing("EDGE_ASSETS, the folder of shared assets, is not set")
+    second = str(assets / "models/tf2_mobilenet_v2_1.0_224_ptq.tflite")
+    said = {}
+    for name in ("dog", "cat_1080p"):
+        with Pipeline(
+            "yard",
+            bundle=assets / "models/yolox_nano_coco_416.onnx",
+            source={"type": "images", "path": str(assets / f"images/{name}.jpg")},
+            stage=[{"name": "breed", "bundle": second, "classes": ["dog", "cat"]}],
+            rules=[{"type": "filter", "min_score": 0.5}],
+        ) as pipeline:
+            (step,) = pipeline
+        found = step.outcome
+        assert isinstance(found, Detections)
+        said |= dict(zip(found.names, found.attributes[0].labels, strict=True))
+    assert said.pop("dog").startswith("malamute") and said.pop("cat") == "Egyptian cat"
+    assert set(said.values()) == {""}, "the bicycle and the car were not asked for"
 
 
 def test_the_schema_knows_all_of_it() -> None:

@@ -451,14 +451,16 @@ def test_a_head_for_other_labels_is_refused(name: str) -> None:
 
 def test_classes_do_not_suppress_one_another_left_of_the_picture() -> None:
     """OpenCV tells classes apart by moving them; coordinates below 0 would bring them together."""
-    rows = np.array([[60, 5, 8, 8, 0.9, 0, 0], [-69 + 69, 5, 8, 8, 0, 0.8, 0]], np.float32)
-    rows[1, 0] = 60 - 65  # one step of the library left of the first
+    # It moves class 1 by the largest coordinate and one, here 65: right onto the box of class 0.
+    rows = np.array([[60, 60, 8, 8, 0.9, 0, 0], [-5, -5, 8, 8, 0, 0.8, 0]], np.float32)
     case = Case(
         decoder="yolov8", params={"channels": "last", "nms_iou": 0.1}, make=lambda _: {},
         reference=lambda _: [],
     )  # fmt: skip
     raw = {"out": rows[None]}
-    found = build(case, raw)(raw, Geometry(np.array([[1, 0, 99], [0, 1, 0]], np.float32), 999, 99))
+    found = build(case, raw)(
+        raw, Geometry(np.array([[1, 0, 99], [0, 1, 99]], np.float32), 999, 999)
+    )
     assert isinstance(found, Detections) and found.names == ["cat", "dog"]
 
 

@@ -230,6 +230,36 @@ def test_a_noted_size_settles_an_open_one() -> None:
     assert found.decoder.name == "yolov8"
 
 
+def test_what_exporters_leave_beside_the_answer_is_left_alone() -> None:
+    table = like.rows(like.boxes(rng, 3 * CELLS), like.chances(rng, 3 * CELLS, 5))
+    heads = {f"head{n}": rng.normal(0, 1, (1, 3, n, n, 9)) for n in (8, 4, 2)}
+    assert recognised(like.model({"output": table, **heads})).decoder.name == "yolov5"
+    queries = {
+        "logits": rng.normal(-4, 1, (1, 100, 80)),
+        "pred_boxes": rng.uniform(0, 1, (1, 100, 4)),
+    }
+    hidden = {"last_hidden_state": rng.normal(0, 1, (1, 100, 256))}
+    assert recognised(like.model({**queries, **hidden})).decoder.name == "detr"
+    maps = {"out": rng.normal(0, 1, (1, 5, 64, 48)), "aux": rng.normal(0, 1, (1, 5, 64, 48))}
+    assert recognised(like.model(maps), mean=(0.0,), std=(1.0,)).decoder.name == "semantic"
+
+
+def test_a_model_that_is_open_in_everything_takes_colours_first() -> None:
+    model = like.model({"out": rng.dirichlet(np.ones(6), 1)}, shape=("b", "c", "h", "w"))
+    found = recognised(model, size=(48, 64), mean=(0.0,), std=(1.0,))
+    assert found.inputs[0].shape == (1, 3, 64, 48)
+
+
+def test_scores_and_classes_of_a_list_are_told_apart_by_their_values() -> None:
+    outputs = {
+        "a": like.chances(rng, 1, 25), "b": rng.uniform(0, 1, (1, 25, 4)), "c": np.array([25.0]),
+        "d": rng.integers(0, 9, (1, 25)).astype(float),
+    }  # fmt: skip
+    found = recognised(like.model(outputs), labels=names(9), mean=(0.0,), std=(1.0,))
+    assert found.decoder.name == "listed"
+    assert found.decoder.params.items() >= {"boxes": "b", "scores": "a", "classes": "d"}.items()
+
+
 # ---- where two readings are possible
 
 
