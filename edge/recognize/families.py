@@ -7,7 +7,7 @@ from typing import Any
 
 from edge.manifest import ImagePreprocess
 from edge.recognize.hints import NORMALISATIONS
-from edge.recognize.reading import Family
+from edge.recognize.reading import Family, Reading
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -141,3 +141,18 @@ PICTURES: dict[Family, tuple[ImagePreprocess, str]] = {
     "imagenet": (_image("imagenet", resize="crop"), "as torchvision's classifiers do"),
 }  # fmt: skip
 """Usual preparation by family, and in whose words."""
+
+
+def coco(
+    decoder: str, classes: int, params: dict[str, Any], strength: int, why: str, **rest: Any
+) -> Reading:
+    """A reading as a detector, with COCO's labels where their number fits."""
+    return Reading(
+        task="detect", decoder=decoder, params=params, strength=strength, why=why,
+        classes=classes, labels=usual_labels(classes), **rest,
+    )  # fmt: skip
+
+
+def listing(strides: tuple[int, ...] | None) -> str:
+    """Strides as a person reads them."""
+    return ", ".join(map(str, strides or ()))

@@ -13,6 +13,9 @@ from edge.types import Array
 SAID, SHOWN, POSSIBLE = 3, 2, 1
 """The file says so; its shapes and values show it; they allow it."""
 
+MAX_FINISHED = 1000
+"""A list that the graph has chosen is not longer than this; a raw head nearly always is."""
+
 Family = Literal[
     "", "yolo", "yolox", "nanodet", "picodet", "fastestdet", "ultraface", "mediapipe", "rtdetr",
     "detr", "ssd", "movenet", "imagenet",
