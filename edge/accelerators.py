@@ -17,7 +17,7 @@ CPU = "cpu"
 Policy = Literal["require", "prefer", "any"]
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What every accelerator takes: `extra` goes to the runtime under its own names, unchecked."""
 
     extra: dict[str, str] = {}

@@ -12,6 +12,7 @@ from pathlib import Path
 from edge import golden, seams
 from edge.clock import Clock
 from edge.config import Config, PipelineConfig, SinkConfig
+from edge.engines.guard import Guard
 from edge.engines.host import Hosts
 from edge.errors import BundleError, EdgeError, FrameError, OutboxError, SourceError
 from edge.pipeline import Pipeline
@@ -33,7 +34,14 @@ class Finding:
 def try_everything(config: Config, *, source_s: float = SOURCE_S) -> Iterator[Finding]:
     """Findings one by one: bundle, engine with golden cases and source of each pipeline; sinks;
     the state directory."""
-    hosts = Hosts()
+    hosts = Hosts(
+        Guard(
+            Path(config.device.state_dir),
+            trial_s=config.engines.trial_s,
+            hang_s=config.engines.hang_s,
+            marks=False,
+        )
+    )
     try:
         for pipeline in config.pipelines:
             yield from _try_pipeline(pipeline, hosts, source_s)
@@ -57,7 +65,8 @@ def _try_pipeline(config: PipelineConfig, hosts: Hosts, source_s: float) -> Iter
             f"{name}: model",
             lambda: (
                 f"{model.manifest.name} {model.variant.name} on {model.engine},"
-                f" {_golden(pipeline)} golden cases right"
+                f" {_golden(pipeline)} golden cases right; {model.placement}"
+                + (f"; fallback: {model.fallback}" if model.fallback else "")
             ),
         )
         yield _try(f"{name}: source", lambda: _first_frame(pipeline, source_s))

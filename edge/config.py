@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edge import seams
+from edge import accelerators, seams
+from edge.accelerators import AUTO, CPU, EngineRequest, Options
 from edge.bundle import BUILTIN
 from edge.errors import ConfigError
 from edge.toml_reader import NAME_PATTERN, TomlReader, at, read_toml
@@ -65,6 +66,14 @@ class OutboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     resend_s: _Positive = 15.0
 
 
+class EnginesConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[engines]: anything but a plain CPU is first tried in a process of its own for `trial_s`; a
+    run that lasts longer than `hang_s` ends the agent, which starts again without that engine."""
+
+    trial_s: _Positive = 60.0
+    hang_s: _Positive = 30.0
+
+
 class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
     """An adapter by its table name, with its own decoded options."""
 
@@ -83,7 +92,9 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
 class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """[[pipeline]]: a source, a bundle, and rules.
 
-    `variant` is a name from the bundle or "auto". `roi` is x, y, width, height in source pixels,
+    `variant` is a name from the bundle or "auto". `engine`, `accelerator` with its
+    `accelerator_options`, and `policy` say where it runs: see edge/engines/README.md. One inference
+    may take `max_latency_ms` (0: any time). `roi` is x, y, width, height in source pixels,
     cut out before `rotate` turns the picture clockwise by so many degrees. Events of a higher
     `priority` outlive others in a full outbox. When events cannot be written, `when_full` says
     whether the pipeline waits or drops them and declares the loss; "auto" drops for live sources.
@@ -94,7 +105,11 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     source: AdapterConfig
     rules: tuple[AdapterConfig, ...] | None = None
     variant: str = "auto"
+    engine: str = "auto"
     accelerator: str = "cpu"
+    accelerator_options: Any = None
+    policy: accelerators.Policy = "prefer"
+    max_latency_ms: _NotNegative = 0.0
     threads: _Index = 0
     max_fps: _NotNegative = 0.0
     min_score: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
@@ -103,12 +118,25 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     priority: Literal["low", "normal", "high"] = "normal"
     when_full: Literal["auto", "block", "drop"] = "auto"
 
+    @property
+    def request(self) -> EngineRequest:
+        """Which engine is asked for."""
+        return EngineRequest(
+            engine=self.engine,
+            accelerator=self.accelerator,
+            options=self.accelerator_options,
+            policy=self.policy,
+            threads=self.threads,
+            max_latency_ms=self.max_latency_ms,
+        )
+
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A whole edge.toml. Paths in it are absolute."""
 
     device: DeviceConfig
     outbox: OutboxConfig
+    engines: EnginesConfig = EnginesConfig()
     pipelines: tuple[PipelineConfig, ...]
     sinks: tuple[SinkConfig, ...]
     path: Path
@@ -167,6 +195,7 @@ def json_schema() -> dict[str, Any]:
         name=name,
         source=adapters("sources", extra={}),
         rule={"type": "array", "items": adapters("rules", extra={})},
+        accelerator_options={"anyOf": _accelerator_schemas()},
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -175,6 +204,7 @@ def json_schema() -> dict[str, Any]:
         "properties": {
             "device": table(DeviceConfig),
             "outbox": table(OutboxConfig),
+            "engines": table(EnginesConfig),
             "pipeline": {"type": "array", "minItems": 1, "items": pipeline},
             "sink": {
                 "type": "array",
@@ -185,6 +215,17 @@ def json_schema() -> dict[str, Any]:
         "required": ["pipeline", "sink"],
         "additionalProperties": False,
     }
+
+
+def _accelerator_schemas() -> list[dict[str, Any]]:
+    """The options of every accelerator, alike ones once."""
+    kinds = dict.fromkeys(row.options for row in accelerators.TABLE.values())
+    schemas = []
+    for kind in kinds:
+        body = msgspec.json.schema(kind)["$defs"][kind.__name__]
+        users = [name for name, row in accelerators.TABLE.items() if row.options is kind]
+        schemas.append({**body, "title": ", ".join(users), "additionalProperties": False})
+    return schemas
 
 
 def decode_adapter(seam: str, table: Mapping[str, Any], *, where: str) -> AdapterConfig:
@@ -212,7 +253,7 @@ class _Reader(TomlReader):
 
     def config(self, document: dict[str, Any]) -> Config | None:
         document = self._expand(document, "")
-        self.refuse_unknown(document, ["device", "outbox", "pipeline", "sink"], "")
+        self.refuse_unknown(document, ["device", "outbox", "engines", "pipeline", "sink"], "")
         device = self.struct(DeviceConfig, self.table(document, "device"), "device")
         if device is not None:
             name = device.id or self._environ.get("EDGE_DEVICE_ID") or socket.gethostname()
@@ -221,6 +262,7 @@ class _Reader(TomlReader):
             )
             self.check_name(name, "device.id")
         outbox = self.struct(OutboxConfig, self.table(document, "outbox"), "outbox")
+        engines = self.struct(EnginesConfig, self.table(document, "engines"), "engines")
         sinks = [self._sink(*item) for item in self.array(document, "sink", least=1)]
         pipelines = [self.pipeline(*item) for item in self.array(document, "pipeline", least=1)]
         self.refuse_twins("sink", [sink.name for sink in sinks if sink])
@@ -230,6 +272,7 @@ class _Reader(TomlReader):
         return Config(
             device=device,
             outbox=outbox,
+            engines=engines,
             pipelines=tuple(pipeline for pipeline in pipelines if pipeline),
             sinks=tuple(sink for sink in sinks if sink),
             path=self.file.absolute(),
@@ -269,10 +312,14 @@ class _Reader(TomlReader):
             rules = [self.adapter("rules", rule, where) for rule, where in items]
         table.pop("source", None)
         table.pop("rule", None)
+        options = self._accelerator_options(table, key)
         placeholder = AdapterConfig(type="", options=None)
-        plain = self.struct(
-            PipelineConfig, table, key, given={"source": source or placeholder, "rules": None}
-        )
+        given = {
+            "source": source or placeholder,
+            "rules": None,
+            "accelerator_options": options,
+        }
+        plain = self.struct(PipelineConfig, table, key, given=given)
         if plain is None or source is None:
             return None
         pipeline: PipelineConfig = msgspec.structs.replace(
@@ -281,6 +328,32 @@ class _Reader(TomlReader):
             rules=None if rules is None else tuple(rule for rule in rules if rule),
         )
         return pipeline
+
+    def _accelerator_options(self, table: dict[str, Any], key: str) -> Any:
+        """Decoded by the options of the accelerator that is named; None where it isn't known."""
+        given = self.table(table, "accelerator_options", key)
+        table.pop("accelerator_options", None)
+        name = table.get("accelerator", CPU)
+        engine = table.get("engine", AUTO)
+        if engine not in (AUTO, *seams.names("engines")):
+            known = ", ".join([AUTO, *seams.names("engines")])
+            self.problem(at(key, "engine"), f"no engine is called {engine!r}; there are {known}")
+        row = accelerators.TABLE.get(name) if isinstance(name, str) else None
+        if row is None and name == AUTO and not given:
+            return None
+        if row is None and engine not in seams.ENGINES and engine != AUTO:
+            # An engine that somebody installed may know accelerators that we don't.
+            return self.struct(Options, given, at(key, "accelerator_options"))
+        if row is None:
+            known = ", ".join(accelerators.names())
+            self.problem(
+                at(key, "accelerator"),
+                f"no accelerator {name!r} with options; name one of {known}"
+                if name == AUTO
+                else f"no accelerator is called {name!r}; there are {known}",
+            )
+            return None
+        return self.struct(row.options, given, at(key, "accelerator_options"))
 
     def _expand(self, value: Any, key: str) -> Any:
         if isinstance(value, dict):

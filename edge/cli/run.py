@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -35,6 +36,8 @@ def command(config: str, no_supervise: bool, log_format: str, verbose: bool) -> 
         sys.exit(supervisor.run([*arguments, *(["--verbose"] if verbose else [])]))
     stop = stop_on_signals()
     from edge.agent import Agent
+    from edge.engines import guard
 
+    guard.arm(Path(loaded.device.state_dir))
     agent = Agent(loaded)
     agent.run(stop)

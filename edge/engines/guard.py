@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edge import accelerators, seams
-from edge.accelerators import CPU, DelegateOptions, EngineRequest, PluginOptions
+from edge.accelerators import DelegateOptions, EngineRequest, PluginOptions
 from edge.bundle import Bundle
 from edge.engines import marks, trial
 from edge.engines.building import build
@@ -33,7 +33,6 @@ from edge.wire import AlarmData, ModelRef, wall_text
 CRASH_FILE = "crash.txt"
 _TICK_S = 0.25
 _OURS = "/edge/engines/"
-_PLAIN = ("onnx", "tflite")
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ class Guard:
         if known is not None:
             raise Quarantined(f"in quarantine since {known.wall}: {known.kind}: {known.detail}")
         try:
-            if request.accelerator != CPU or name not in _PLAIN:
+            if suspect.risky:
                 self._try_first(bundle, variant, name, request)
             mark = self._mark(suspect)
             try:
@@ -293,7 +292,7 @@ def _verdict(mark: marks.Left, trace: str) -> tuple[Kind | None, str]:
     where. Without a trace the process was killed or the power went: that speaks against an
     accelerator in its first frames only.
     """
-    risky = mark.suspect.accelerator != CPU
+    risky = mark.suspect.risky
     after = f"after {mark.frames} runs"
     if trace.startswith("Timeout"):
         return ("hang", f"a run did not come back, {after}") if mark.inside else (None, "")

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import msgspec
 
+from edge.accelerators import CPU
 from edge.engines.faults import Kind
 from edge.folders import sync_folder
 from edge.wire import ModelRef
 
 FILE = "quarantine.json"
+_PLAIN = ("onnx", "tflite")
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,11 @@ class Suspect(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     options: str
     model: ModelRef
+
+    @property
+    def risky(self) -> bool:
+        """Anything but the plain CPU of a runtime that came with us."""
+        return self.accelerator != CPU or self.engine not in _PLAIN
 
     @property
     def name(self) -> str:

@@ -80,7 +80,7 @@ class Watch:
 
     def failed(self, error: EngineError) -> EngineError:
         """What an error in the middle of work means: an accelerator that fails is at fault."""
-        if self.suspect.accelerator == "cpu" or isinstance(error, EngineFault):
+        if not self.suspect.risky or isinstance(error, EngineFault):
             return error
         return EngineFault("error", str(error))
 
