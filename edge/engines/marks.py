@@ -20,7 +20,7 @@ import msgspec
 from edge.clock import boot_id
 from edge.engines.quarantine import Suspect
 
-FOLDER = "engines"
+PATTERN = "engine-*.mark"
 _SIZE = 8192
 _HEAD = struct.Struct("=QQqq")  # inside, frames, first and last moment (monotonic ns)
 HEALTHY_FRAMES = 100
@@ -51,10 +51,9 @@ class Mark:
     """The mark of an engine in use by this process."""
 
     def __init__(self, folder: Path, suspect: Suspect) -> None:
-        folder = folder / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         body = msgspec.json.encode(_Body(suspect=suspect, boot=boot_id()))
-        self._path = folder / f"{hashlib.sha256(body).hexdigest()[:16]}-{os.getpid()}.mark"
+        self._path = folder / f"engine-{hashlib.sha256(body).hexdigest()[:16]}-{os.getpid()}.mark"
         # Locked for as long as this process lives, however it ends.
         self._file = open(self._path, "w+b")  # noqa: SIM115 - closed by remove
         fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -93,7 +92,7 @@ class Mark:
 def take(folder: Path) -> list[Left]:
     """The marks that dead processes left; they are removed."""
     found = []
-    for path in sorted((folder / FOLDER).glob("*.mark")):
+    for path in sorted(folder.glob(PATTERN)):
         try:
             with open(path, "r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -124,7 +124,7 @@ def test_an_engine_in_which_the_process_crashed_is_blamed_with_the_trace(tmp_pat
     assert "edge/engines/y.py" in found.evidence
     assert found.facts["frames"] == 1003 and found.facts["frames_per_s"] > 0
     assert (tmp_path / CRASH_FILE).read_text() == "", "a trace is used once"
-    assert [*(tmp_path / "engines").iterdir()] == []
+    assert [*tmp_path.glob(marks.PATTERN)] == []
 
 
 def test_the_plain_cpu_is_blamed_for_a_crash_as_well(tmp_path: Path) -> None:
@@ -166,10 +166,10 @@ def test_the_mark_of_a_process_that_lives_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_no_mark_is_thrown_away(tmp_path: Path) -> None:
-    (tmp_path / "engines").mkdir()
-    (tmp_path / "engines" / "a.mark").write_bytes(os.urandom(100))
-    (tmp_path / "engines" / "b.mark").write_bytes(b"")
+    (tmp_path / "engine-a.mark").write_bytes(os.urandom(100))
+    (tmp_path / "engine-b.mark").write_bytes(b"")
     assert marks.take(tmp_path) == []
+    assert [*tmp_path.iterdir()] == []
 
 
 # ---- at work
@@ -312,7 +312,7 @@ def test_an_engine_that_is_wrong_at_the_start_is_in_quarantine(
     with pytest.raises(EngineFault, match="off by"):
         guard.admit(bundle, bundle.manifest.variants[0], "onnx", EngineRequest())
     assert [(r.kind, r.suspect.name) for r in guard.untold()] == [("wrong", "onnx:cpu")]
-    assert [*(tmp_path / "engines").iterdir()] == [], "no mark is left"
+    assert [*tmp_path.glob(marks.PATTERN)] == [], "no mark is left"
 
 
 def test_signals_that_are_crashes_have_names() -> None:
