@@ -30,17 +30,21 @@ class OpenVinoOptions(Options, frozen=True, kw_only=True):
     cache_dir: str = ""
 
 
-class GpuOptions(Options, frozen=True, kw_only=True):
-    """The number of the card, and the most memory that it may take (0: the runtime's choice)."""
+class CardOptions(Options, frozen=True, kw_only=True):
+    """The number of the card."""
 
     device_id: int = 0
+
+
+class GpuOptions(CardOptions, frozen=True, kw_only=True):
+    """Also the most memory that may be taken of it (0: the runtime's choice)."""
+
     memory_mb: int = 0
 
 
-class TensorRtOptions(Options, frozen=True, kw_only=True):
-    """The number of the card; engines, which take minutes to build, are kept in `cache_dir`."""
+class TensorRtOptions(CardOptions, frozen=True, kw_only=True):
+    """Engines, which take minutes to build, are kept in `cache_dir`."""
 
-    device_id: int = 0
     cache_dir: str = ""
 
 
@@ -105,10 +109,10 @@ TABLE: Mapping[str, Accelerator] = {
     ),
     "cuda": Accelerator(options=GpuOptions, engines=("onnx",), provider="CUDAExecutionProvider"),
     "migraphx": Accelerator(
-        options=GpuOptions, engines=("onnx",), provider="MIGraphXExecutionProvider"
+        options=CardOptions, engines=("onnx",), provider="MIGraphXExecutionProvider"
     ),
     "qnn": Accelerator(options=QnnOptions, engines=("onnx",), provider="QNNExecutionProvider"),
-    "cann": Accelerator(options=GpuOptions, engines=("onnx",), provider="CANNExecutionProvider"),
+    "cann": Accelerator(options=CardOptions, engines=("onnx",), provider="CANNExecutionProvider"),
     "coreml": Accelerator(
         options=CoreMlOptions, engines=("onnx",), provider="CoreMLExecutionProvider"
     ),

@@ -58,6 +58,7 @@ class Guard:
         self._hang_s = hang_s
         self._marks = marks
         self._watches: list[Watch] = []
+        self._inside_s: dict[int, tuple[int, float]] = {}
         self._alarms: collections.deque[AlarmData] = collections.deque()
         self._told: set[tuple[str, str]] = set()
         if marks:
@@ -179,17 +180,30 @@ class Guard:
 
     def run(self, stop: threading.Event) -> None:
         """Watch for a run that does not come back: then the process ends, with evidence."""
+        before_s = time.monotonic()
         while not stop.wait(_TICK_S):
             # For a hang that holds the interpreter's lock, so that this thread cannot run.
             _end_later(self._hang_s + 5)
-            for watch in list(self._watches):
-                entered_ns = watch.entered_ns
-                if not entered_ns:
-                    continue
-                inside_s = (time.monotonic_ns() - entered_ns) / 1e9
-                if inside_s > self._hang_s:
-                    self._end(watch, inside_s)
+            now_s = time.monotonic()
+            self._look(now_s - before_s)
+            before_s = now_s
         _end_later(None)
+
+    def _look(self, gap_s: float) -> None:
+        """Add the time since the last look to the runs that are still the same.
+
+        Of a longer gap only a little counts: then this process itself was stopped or starved.
+        """
+        for watch in list(self._watches):
+            entered_ns = watch.entered_ns
+            known_ns, inside_s = self._inside_s.get(id(watch), (0, 0.0))
+            if not entered_ns or entered_ns != known_ns:
+                self._inside_s[id(watch)] = (entered_ns, 0.0)
+                continue
+            inside_s += min(gap_s, 2 * _TICK_S)
+            self._inside_s[id(watch)] = (entered_ns, inside_s)
+            if inside_s > self._hang_s:
+                self._end(watch, inside_s)
 
     def _end(self, watch: Watch, inside_s: float) -> None:
         frames = watch.mark.frames if watch.mark else 0
@@ -295,7 +309,11 @@ def _verdict(mark: marks.Left, trace: str) -> tuple[Kind | None, str]:
     risky = mark.suspect.risky
     after = f"after {mark.frames} runs"
     if trace.startswith("Timeout"):
-        return ("hang", f"a run did not come back, {after}") if mark.inside else (None, "")
+        # A process that was stopped for as long looks the same; the plain runtimes let go of the
+        # interpreter's lock while they run, so that it was not them.
+        if mark.inside and risky:
+            return "hang", f"a run did not come back and held Python's lock, {after}"
+        return None, ""
     if trace:
         what = trace.partition("\n")[0].removeprefix("Fatal Python error: ")
         current = trace.partition("Current thread")[2].partition("\n\n")[0]

@@ -193,6 +193,7 @@ class Hosts:
         """Without a guard engines are neither proved nor watched: for who does that by himself."""
         self.guard = guard
         self._hosts: dict[Any, EngineHost] = {}
+        self._refused: dict[Any, EngineError] = {}
 
     def get(
         self, bundle: Bundle, variant: Variant, *, engine: str, request: EngineRequest
@@ -205,11 +206,19 @@ class Hosts:
             request.accelerator,
             accelerators.canonical(request.options),
             request.threads,
+            request.max_latency_ms,
         )
+        if key in self._refused:
+            raise self._refused[key]
         if key not in self._hosts:
-            self._hosts[key] = EngineHost(
-                bundle, variant, engine=engine, request=request, guard=self.guard
-            )
+            try:
+                self._hosts[key] = EngineHost(
+                    bundle, variant, engine=engine, request=request, guard=self.guard
+                )
+            except EngineError as error:
+                # What another stream wants again need not be tried again.
+                self._refused[key] = error
+                raise
         return self._hosts[key]
 
     @property

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import tomllib
 import types
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from edge import accelerators
 from edge import config as configuration
 from edge.accelerators import (
     AclOptions,
+    CardOptions,
     CoreMlOptions,
     DelegateOptions,
     GpuOptions,
@@ -136,8 +139,8 @@ def test_options_as_text_are_the_same_for_the_same_options() -> None:
             {"MLComputeUnits": "ALL", "ModelFormat": "MLProgram"},
         ),
         ("acl", AclOptions(), "fp32", {"enable_fast_math": "false"}),
-        ("migraphx", GpuOptions(), "fp32", {"device_id": "0"}),
-        ("cann", GpuOptions(device_id=2), "fp32", {"device_id": "2"}),
+        ("migraphx", CardOptions(), "fp32", {"device_id": "0"}),
+        ("cann", CardOptions(device_id=2), "fp32", {"device_id": "2"}),
         ("xnnpack", Options(), "fp32", {"intra_op_num_threads": "2"}),
         ("webgpu", Options(extra={"a": "b"}), "fp32", {"a": "b"}),
     ],
@@ -261,6 +264,27 @@ def test_openvino_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
         OpenVinoEngine(b"")
     with pytest.raises(EngineError, match="accelerator 'cuda' is not supported"):
         OpenVinoEngine(b"", accelerator="cuda")
+
+
+README = Path(accelerators.__file__).parent / "engines/README.md"
+
+
+def test_the_readme_of_engines_is_true() -> None:
+    text = README.read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    document = {**tomllib.loads(block), "sink": [{"type": "jsonl", "path": "-"}]}
+    (pipeline,) = configuration.parse(document, file=Path("edge.toml"), environ={}).pipelines
+    assert pipeline.request.options == OpenVinoOptions(device="GPU", extra={"num_streams": "1"})
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .*? \| (.*?) ?\|$", text, re.MULTILINE)
+    table = {name: (runs, options) for name, runs, options in rows if name in accelerators.TABLE}
+    assert table.keys() == accelerators.TABLE.keys()
+    for name, row in accelerators.TABLE.items():
+        runs, options = table[name]
+        assert name in ("cpu", "plugin") or row.provider in runs or runs == "–"
+        known = {field.name for field in msgspec.structs.fields(row.options)} - {"extra"}
+        assert {*re.findall(r"`(\w+)`", options)} == known, name
+    for operator in accelerators.SHAPE_OPS:
+        assert f"`{operator}`" in text
 
 
 def test_the_schema_knows_every_accelerators_options() -> None:

@@ -246,6 +246,25 @@ def test_an_accelerator_that_fails_at_work_is_at_fault_and_the_cpu_is_not() -> N
     assert plain.failed(failure) is failure
 
 
+def test_a_run_that_does_not_come_back_ends_the_process_and_a_pause_of_it_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard, engine, ended = Guard(tmp_path, hang_s=3), Engine(), []
+    monkeypatch.setattr(guard, "_end", lambda watch, inside_s: ended.append(watch))
+    guard._watches.append(engine.watch)
+    for number in range(50):
+        engine.watch.entered_ns = number + 1
+        guard._look(1.0)
+    engine.watch.entered_ns = 0
+    guard._look(1000.0)
+    engine.watch.entered_ns = 99
+    guard._look(0.25)
+    guard._look(1000.0)
+    assert ended == [], "other runs, no run, and one while the process itself was stopped"
+    while not ended:
+        guard._look(0.25)
+
+
 # ---- the trial, and the golden check
 
 
