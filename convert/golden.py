@@ -14,19 +14,29 @@ from typing import Literal
 import numpy as np
 
 from convert.errors import ConversionError
-from convert.layouts import to_layout
+from convert.original import Original
 from convert.recipe import Recipe
-from convert.verify import Original
 from edge import golden as device_golden
-from edge.manifest import GoldenCase
+from edge.manifest import GoldenCase, Task
 from edge.model import Model
 from edge.types import Array, Prediction
 
 RAW_CASES = 2
-RAW_TOLERANCE = {"detect": {"iou": 0.8, "score": 0.15}, "classify": {"score": 0.15}}
+RAW_TOLERANCE: dict[Task, dict[str, float]] = {
+    "detect": {"iou": 0.8, "score": 0.15},
+    "instance": {"iou": 0.8, "score": 0.15},
+    "keypoints": {"iou": 0.8, "score": 0.15, "distance": 8.0},
+    "oriented": {"iou": 0.8, "score": 0.15, "distance": 8.0},
+    "classify": {"score": 0.15},
+    "segment": {"share": 0.05},
+    "anomaly": {"error": 0.1},
+    "depth": {"error": 0.1},
+    "regress": {"error": 0.1},
+    "embed": {"error": 0.1},
+}
 # On meter_reader, other kernels differed by 9e-7 (fp32) and 0.021 (int8, whose roundings to steps
 # of 1/255 add up): ONNX Runtime unoptimised, LiteRT without XNNPACK, tflite-runtime.
-VARIANT_TOLERANCE = {"fp32": 1e-4, "int8": 0.05}
+VARIANT_TOLERANCE = {"fp32": 1e-4, "fp16": 0.01, "int8-dynamic": 0.05, "int8": 0.05}
 REFERENCE_FLOOR = 1e-3
 
 
@@ -44,7 +54,7 @@ def make(
     files: dict[str, bytes] = {}
     pairs = list(answered)
     if not pairs:
-        raise ConversionError(f"{recipe.folder / recipe.model.code}: golden() gave no inputs")
+        raise ConversionError(f"{recipe.code or recipe.file}: golden() gave no inputs")
     for index, (raw, prediction) in enumerate(pairs):
         path = f"golden/raw-{index}" + (".png" if raw.dtype == np.uint8 else ".npy")
         files[path] = encode(raw)
@@ -57,12 +67,14 @@ def make(
                 tolerance=RAW_TOLERANCE[recipe.task],
             )
         )
+    prepare = recipe.preprocessor(original.input)
+    wanted = original.run(prepare(pairs[0][0])[0].copy())
     for name, model in models.items():
         tensor = model.preprocess(pairs[0][0])[0].copy()
         spec = model.variant.inputs[0]
-        path = f"golden/input-{spec.layout}.npy"
+        tail = "" if spec.dtype == "float32" else f"-{spec.dtype}"
+        path = f"golden/input-{spec.layout}{tail}.npy"
         files[path] = encode(tensor)
-        wanted = original.run(to_layout(tensor, spec, recipe.input.spec))
         found = model.infer(tensor)
         worst = max(device_golden.range_error(found[output], wanted[output]) for output in wanted)
         kinds: tuple[tuple[Literal["reference", "variant"], dict[str, Array], str, float], ...] = (

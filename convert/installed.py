@@ -8,11 +8,13 @@ import importlib.util
 from edge.errors import ConfigError
 
 _MODULES = (
-    *("torch", "safetensors", "onnx", "onnxscript", "onnxruntime", "litert_torch"),
+    *("torch", "safetensors", "onnx", "onnxscript", "onnxslim", "onnxruntime", "litert_torch"),
     *("litert_quantizer", "ai_edge_litert", "sklearn", "pycocotools", "cv2"),
 )
 _TOOLS = (
-    *("torch", "onnx", "onnxscript", "onnxruntime", "litert-torch", "litert-converter"),
+    *("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "litert-torch"),
+    *("litert-converter", "keras", "scikit-learn", "skl2onnx", "onnxmltools", "xgboost-cpu"),
+    "lightgbm",
     *("litert-quantizer", "ai-edge-litert", "numpy", "opencv-python-headless"),
 )
 

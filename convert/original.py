@@ -23,7 +23,8 @@ class Exported:
     """A model file in memory, with the tensors by which it is run.
 
     `precision` is fp32 for what an exporter made; a .tflite that was quantised before it came
-    keeps its own. A batch of -1 is dynamic.
+    keeps its own. A batch of -1 is dynamic. `notes` are what a user should know of the file and
+    did not ask for, one line each.
     """
 
     format: Format
@@ -31,6 +32,7 @@ class Exported:
     model: bytes
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -50,12 +52,14 @@ class ExportOptions:
 class Original(Protocol):
     """A trained model. `input` and `outputs` are those of `run`, with a batch of 1.
 
-    `module` is what a recipe's own `predict(module, raw)` is given.
+    `module` is what a recipe's own `predict(module, raw)` is given; `notes` are what was found in
+    the file or done to it on the way in, one line each.
     """
 
     module: Any
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
+    notes: tuple[str, ...]
 
     def run(self, tensor: Array) -> dict[str, Array]:
         """Input tensor in the layout and dtype of `input` -> raw outputs by name."""

@@ -1,34 +1,51 @@
-"""recipe.toml -> frozen structs; RECIPE.md is the written format.
+"""A recipe: what is to be converted, how it is fed, and what it must keep. RECIPE.md is its format.
 
-All mistakes are reported together, with file and key.
+`convert.recipe_reader` reads it from a recipe.toml, or from flags.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import os
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import msgspec
 
-from edge import seams
-from edge.config import decode_adapter
-from edge.errors import ConfigError
-from edge.manifest import Decoder, ImagePreprocess, Preprocess, Thresholds, WindowPreprocess
+from convert.original import FORMATS, PRECISIONS
+from edge.manifest import (
+    Decoder,
+    Precision,
+    Preprocess,
+    Task,
+    Thresholds,
+    WindowPreprocess,
+)
 from edge.preprocess import ImagePreprocessor, Preprocessor, WindowPreprocessor
-from edge.toml_reader import TomlReader, read_toml
 from edge.types import Layout, TensorSpec
 
 RECIPE = "recipe.toml"
-_DECODERS = {"detect": "ltrb_grid", "classify": "softmax"}
+VARIANTS = tuple(f"{format}-{precision}" for precision in PRECISIONS for format in FORMATS)
+"""In the order in which a device tries them when nobody measured there: the safest first."""
+RUNTIMES = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
 
 
 class ModelSection(msgspec.Struct, frozen=True, kw_only=True):
-    """[model]: the recipe's code and its trained weights, files beside recipe.toml."""
+    """[model]: what was trained.
 
-    code: str = "model.py"
-    weights: str = "weights.safetensors"
+    Either a whole model in `file`, or `weights` for the torch module that `factory` of `code`
+    makes. `code` also holds the recipe's other functions.
+    """
+
+    code: str = ""
+    factory: str = "build"
+    weights: str = ""
+    file: str = ""
+
+    @property
+    def trained(self) -> str:
+        """The file that training wrote."""
+        return self.file or self.weights
 
 
 class InputSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +75,46 @@ class DataSource(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
+class DataSection(msgspec.Struct, frozen=True, kw_only=True):
+    """[data]: folders of pictures or .npz files that take the place of functions of the code.
+
+    `truth` says what is to be seen in `evaluation`; `files` are patterns of what the code reads,
+    so that a change of those counts as a change of the recipe.
+    """
+
+    source: tuple[DataSource, ...] = ()
+    calibration: str = ""
+    evaluation: str = ""
+    truth: str = ""
+    golden: str = ""
+    files: tuple[str, ...] = ()
+
+
+class CalibrationSection(msgspec.Struct, frozen=True, kw_only=True):
+    """[calibration]: how the ranges of activations are found, on how many inputs.
+
+    `percentile` is the share (in %) of the values that a range keeps, for that method alone.
+    """
+
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    percentile: float = 99.99
+    samples: int = 128
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or not 50 < self.percentile <= 100:
+            raise ValueError("samples must be 1 or more, percentile above 50 and at most 100")
+
+
+class EvaluationSection(msgspec.Struct, frozen=True, kw_only=True):
+    """[evaluation]: on how many inputs the variants are judged."""
+
+    samples: int = 400
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError("samples must be 1 or more")
+
+
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """What a variant must keep to be shipped.
 
@@ -75,213 +132,105 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
-    """[gate]: bounds by precision, and the metrics of the recipe of which less is better."""
+    """[gate]: bounds by precision, and the metrics of which less is better."""
 
     fp32: Bounds = Bounds(
         max_error=1e-3, p99_error=1e-3, agreement=0.99, mean_iou=0.95, accuracy_drop=0.005
+    )
+    fp16: Bounds = Bounds(
+        max_error=0.25, p99_error=0.01, agreement=0.98, mean_iou=0.95, accuracy_drop=0.01
+    )
+    int8_dynamic: Bounds = msgspec.field(
+        name="int8-dynamic",
+        default=Bounds(
+            max_error=float("inf"),
+            p99_error=0.05,
+            agreement=0.97,
+            mean_iou=0.9,
+            accuracy_drop=0.015,
+        ),
     )
     int8: Bounds = Bounds(
         max_error=float("inf"), p99_error=0.1, agreement=0.95, mean_iou=0.85, accuracy_drop=0.02
     )
     lower_is_better: tuple[str, ...] = ()
 
-    def bounds(self, precision: str) -> Bounds:
+    def bounds(self, precision: Precision) -> Bounds:
         """The bounds for one precision."""
-        return cast(Bounds, getattr(self, precision))
+        return cast(Bounds, getattr(self, precision.replace("-", "_")))
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole recipe.toml; `folder` is where it lies."""
+    """A whole recipe.toml, read from `file`; its paths start in that file's folder.
 
-    folder: Path
+    `input` may be left out where the model's file knows it, `outputs` always. `variants` are those
+    that were asked for by name; empty: all, and those that another one dominates are left out.
+    """
+
+    file: Path
     name: str
     version: str
     summary: str
-    task: Literal["detect", "classify"]
+    task: Task
     labels: tuple[str, ...]
     model: ModelSection
-    input: InputSection
+    input: TensorSpec | None
     outputs: tuple[str, ...]
     preprocess: Preprocess
     decoder: Decoder
     thresholds: Thresholds
     rules: tuple[dict[str, Any], ...]
-    data: tuple[DataSource, ...]
+    calibration: CalibrationSection
+    evaluation: EvaluationSection
+    data: DataSection
     licences: dict[str, str]
     gate: Gate
+    variants: tuple[str, ...]
+    runtimes: tuple[str, ...]
+    dynamic_batch: bool
 
     def preprocessor(self, spec: TensorSpec) -> Preprocessor:
-        """Edge's own preprocessing into a tensor of this spec."""
+        """Edge's own preprocessing into a tensor of this spec; uint8 leaves normalising to the
+        graph."""
         if isinstance(self.preprocess, WindowPreprocess):
             return WindowPreprocessor(self.preprocess, spec)
-        return ImagePreprocessor(self.preprocess, spec)
+        folded = spec.dtype == "uint8"
+        return ImagePreprocessor(msgspec.structs.replace(self.preprocess, folded=folded), spec)
+
+    @property
+    def folder(self) -> Path:
+        """Where the recipe lies."""
+        return self.file.parent
+
+    @property
+    def code(self) -> Path | None:
+        """The file of the recipe's functions."""
+        return self.folder / self.model.code if self.model.code else None
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of what the model was made from: recipe.toml, the weights and all code."""
-        names = {RECIPE, self.model.weights, self.model.code}
-        names |= {path.name for path in self.folder.glob("*.py")}
+        """SHA-256 of what the model is made from: recipe.toml, what was trained, all code beside
+        it, and what the code reads."""
+        paths = [self.file, self.folder / self.model.trained]
+        if self.code:
+            paths += [self.code, *self.code.parent.glob("*.py")]
+        paths += [path for pattern in self.data.files for path in self.folder.glob(pattern)]
         return {
-            name: hashlib.sha256((self.folder / name).read_bytes()).hexdigest()
-            for name in sorted(names)
+            os.path.relpath(path, self.folder): file_digest(path)
+            for path in sorted(set(paths))
+            if path.is_file()
         }
 
 
-def load(folder: Path) -> Recipe:
-    """Read and check the recipe.toml of a model folder. ConfigError with every mistake in it."""
-    file = folder / RECIPE
-    document = read_toml(file, missing=f"name a folder that holds a {RECIPE}")
-    reader = _Reader(file)
-    recipe = reader.recipe(document)
-    if reader.problems or recipe is None:
-        raise ConfigError(reader.problems)
-    return recipe
+def check_fit(preprocess: Preprocess, spec: TensorSpec) -> None:
+    """BundleError when edge could not make this input from frames."""
+    if isinstance(preprocess, WindowPreprocess):
+        WindowPreprocessor(preprocess, spec)
+        return
+    # A graph that normalises by itself is made from one that does not.
+    ImagePreprocessor(msgspec.structs.replace(preprocess, folded=spec.dtype == "uint8"), spec)
 
 
-class _Reader(TomlReader):
-    _KEYS = (
-        *("name", "version", "summary", "task", "labels", "model", "input", "output"),
-        *("preprocess", "decoder", "thresholds", "rule", "data", "licence", "gate"),
-    )
-
-    def recipe(self, document: dict[str, Any]) -> Recipe | None:
-        self.refuse_unknown(document, self._KEYS, "")
-        task: Any = self.value(document, "task", Literal["detect", "classify"])
-        outputs = self._sections(OutputSection, document, "output", at_least=1)
-        values: dict[str, Any] = {
-            "name": self._name(document),
-            "version": self.value(document, "version", str),
-            "summary": self.value({"summary": "", **document}, "summary", str),
-            "task": task,
-            "labels": self._labels(document),
-            "model": self._model(self.table(document, "model")),
-            "input": self._input(document),
-            "outputs": tuple(output.name for output in outputs),
-            "preprocess": self._preprocess(self.table(document, "preprocess")),
-            "decoder": self._decoder(self.table(document, "decoder"), task, outputs),
-            "thresholds": self.struct(Thresholds, self.table(document, "thresholds"), "thresholds"),
-            "rules": self._rules(document),
-            "data": self._data(self.table(document, "data")),
-            "licences": self._licences(self.table(document, "licence")),
-            "gate": self._gate(self.table(document, "gate")),
-        }
-        if self.problems:
-            return None
-        self._check_fit(values)
-        return Recipe(folder=self.file.parent, **values)
-
-    def _name(self, document: Mapping[str, Any]) -> Any:
-        name = self.value(document, "name", str)
-        if name is not None:
-            self.check_name(name, "name")
-        return name
-
-    def _labels(self, document: Mapping[str, Any]) -> Any:
-        labels = self.value(document, "labels", tuple[str, ...])
-        if labels is not None and (not labels or len(set(labels)) != len(labels)):
-            self.problem("labels", "must be one or more, no two the same")
-        return labels
-
-    def _model(self, table: dict[str, Any]) -> Any:
-        section = self.struct(ModelSection, table, "model")
-        hints = {"code": "write it", "weights": "train the model first, or name the right file"}
-        for key, hint in hints.items():
-            name = getattr(section, key, None)
-            if name is not None and not (self.file.parent / name).is_file():
-                self.problem(f"model.{key}", f"{name}: no such file; {hint}")
-        if section is not None and not section.weights.endswith(".safetensors"):
-            self.problem("model.weights", "must be a .safetensors file; nothing is unpickled")
-        return section
-
-    def _input(self, document: Mapping[str, Any]) -> Any:
-        inputs = self._sections(InputSection, document, "input", at_least=1)
-        if len(inputs) > 1:
-            self.problem("input", "only one [[input]] can be converted so far")
-        return inputs[0] if inputs else None
-
-    def _preprocess(self, table: dict[str, Any]) -> Any:
-        kinds = {"image": ImagePreprocess, "window": WindowPreprocess}
-        rest = dict(table)
-        kind = rest.pop("kind", None)
-        if kind not in kinds:
-            self.problem("preprocess.kind", f"must be one of {', '.join(kinds)}, not {kind!r}")
-            return None
-        return self.struct(kinds[kind], rest, "preprocess")
-
-    def _decoder(self, table: dict[str, Any], task: Any, outputs: Sequence[OutputSection]) -> Any:
-        params = dict(table)
-        name = params.pop("name", _DECODERS.get(task))
-        try:
-            decoder = seams.find("decoders", str(name))
-        except ConfigError as error:
-            self.problem("decoder.name", str(error))
-            return None
-        decoded = self.struct(decoder.Params, params, "decoder")
-        names = [output.name for output in outputs]
-        for key in ("boxes", "scores"):
-            wanted = getattr(decoded, key, None)
-            if wanted is not None and names and wanted not in names:
-                self.problem(f"decoder.{key}", f"no [[output]] is called {wanted!r}")
-        return Decoder(name=str(name), params=params)
-
-    def _rules(self, document: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-        rules = self.array(document, "rule")
-        for rule, key in rules:
-            try:
-                decode_adapter("rules", rule, where=f"{self.file}: {key}")
-            except ConfigError as error:
-                self.problems += error.problems
-        return tuple(rule for rule, _ in rules)
-
-    def _data(self, table: dict[str, Any]) -> tuple[DataSource, ...]:
-        self.refuse_unknown(table, ["source"], "data")
-        found = [
-            self.struct(DataSource, source, key)
-            for source, key in self.array(table, "source", "data")
-        ]
-        return tuple(source for source in found if source is not None)
-
-    def _licences(self, table: dict[str, Any]) -> dict[str, str]:
-        for key, value in table.items():
-            if not isinstance(value, str):
-                self.problem(f"licence.{key}", "must be a text")
-        if "weights" not in table:
-            self.problem("licence.weights", "missing")
-        return table
-
-    def _gate(self, table: dict[str, Any]) -> Gate:
-        defaults = Gate()
-        self.refuse_unknown(table, defaults.__struct_fields__, "gate")
-        values: dict[str, Any] = {}
-        for precision in ("fp32", "int8"):
-            default = msgspec.structs.asdict(defaults.bounds(precision))
-            given = self.table(table, precision, "gate")
-            values[precision] = self.struct(Bounds, {**default, **given}, f"gate.{precision}")
-        if "lower_is_better" in table:
-            values["lower_is_better"] = self.value(
-                table, "lower_is_better", tuple[str, ...], key="gate"
-            )
-        return Gate(**values)
-
-    def _check_fit(self, values: Mapping[str, Any]) -> None:
-        """That the parts fit one another, by what edge itself says of them."""
-        build: Callable[..., Any] = (
-            WindowPreprocessor
-            if isinstance(values["preprocess"], WindowPreprocess)
-            else ImagePreprocessor
-        )
-        if getattr(values["preprocess"], "folded", False):
-            self.problem("preprocess.folded", "cannot be converted so far; leave it out")
-            return
-        try:
-            build(values["preprocess"], values["input"].spec)
-        except Exception as error:
-            self.problem("input[0]", f"does not fit [preprocess]: {error}")
-
-    def _sections(
-        self, struct: type[Any], document: Mapping[str, Any], name: str, *, at_least: int
-    ) -> list[Any]:
-        tables = self.array(document, name, least=at_least)
-        found = [self.struct(struct, table, key) for table, key in tables]
-        sections = [section for section in found if section is not None]
-        self.refuse_twins(name, [section.name for section in sections])
-        return sections
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

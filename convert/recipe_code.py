@@ -1,4 +1,4 @@
-"""A recipe's own code: model.py of its folder.
+"""A recipe's own code: model.py of its folder, where it has one.
 
 Invariant: it is loaded by file location, never through `sys.path`, and what it raises becomes a
 ConversionError that names the file and the function.
@@ -18,11 +18,9 @@ from convert.recipe import Recipe
 from edge.errors import ConfigError
 from edge.types import Array
 
-_REQUIRED = ("build", "calibration", "evaluation", "golden")
-
 
 class RecipeCode:
-    """The functions that model.py offers; RECIPE.md describes them.
+    """The functions that model.py offers, none of which it must have; RECIPE.md describes them.
 
     Raw inputs are what edge's sources give: uint8 [H, W, 3] BGR, or float32 [T, C] in physical
     units. A prediction holds `scores` float32 [C] (classify), or `boxes` float32 [N, 4] xyxy in
@@ -31,11 +29,16 @@ class RecipeCode:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self._path = recipe.folder / recipe.model.code
-        self._module = _load_module(self._path, f"edgewright_recipe_{recipe.name}")
-        missing = [name for name in _REQUIRED if not callable(getattr(self._module, name, None))]
-        if missing:
-            raise ConfigError([f"{self._path}: no function {name}()" for name in missing])
+        self._path = recipe.code
+        self._module: ModuleType | None = None
+        if self._path is not None:
+            self._module = _load_module(self._path, f"edgewright_recipe_{recipe.name}")
+        if recipe.model.weights and not self.has(recipe.model.factory):
+            raise ConfigError(
+                f"{self._path}: no function {recipe.model.factory}(), which makes the module that"
+                f" {recipe.model.weights} belongs to"
+            )
+        self._factory = recipe.model.factory
 
     def has(self, function: str) -> bool:
         """Whether the recipe has this optional function."""
@@ -43,7 +46,7 @@ class RecipeCode:
 
     def build(self) -> Any:
         """The architecture, its weights not loaded."""
-        return self._call("build")
+        return self._call(self._factory)
 
     def predict(self, module: Any, raw: Array) -> dict[str, Array]:
         """The reference: raw input -> final prediction in source units."""

@@ -10,11 +10,11 @@ import contextlib
 import logging
 import os
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TextIO
+from pathlib import Path
+from typing import BinaryIO, TextIO
 
 
 class Screen:
@@ -33,9 +33,21 @@ class Screen:
     @contextlib.contextmanager
     def _bar(self, title: str, total: int | None) -> Iterator[Callable[[], None]]:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
-        columns = (TextColumn("{task.description:36}"), BarColumn(24), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description:36}"),
+            BarColumn(24),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(file=self._stream)) as progress:
             task = progress.add_task(title, total=total)
             yield lambda: progress.advance(task)
@@ -56,8 +68,8 @@ class Screen:
 
 
 @contextlib.contextmanager
-def quiet(verbose: bool) -> Iterator[TextIO]:
-    """Keep the converters' chatter, native code's included, off the terminal.
+def quiet(verbose: bool, log: Path) -> Iterator[TextIO]:
+    """Keep the converters' chatter, native code's included, off the terminal and in `log`.
 
     Yields a stream to the real standard error. Redirects file descriptors, so it is for a command
     and not for a library. With `verbose` everything is let through.
@@ -75,7 +87,7 @@ def quiet(verbose: bool) -> Iterator[TextIO]:
             warnings.simplefilter("ignore")
             logging.disable(logging.WARNING)
             stack.callback(logging.disable, level)
-            sink = stack.enter_context(tempfile.TemporaryFile())
+            sink = stack.enter_context(_open_log(log))
             for descriptor in (1, 2):
                 kept = os.dup(descriptor)
                 stack.callback(os.close, kept)
@@ -84,6 +96,15 @@ def quiet(verbose: bool) -> Iterator[TextIO]:
             stack.callback(sys.stderr.flush)
             stack.callback(sys.stdout.flush)
         yield stream
+
+
+def _open_log(log: Path) -> BinaryIO:
+    """The log, or nowhere: a conversion does not fail for want of a log."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("wb")
+    except OSError:
+        return open(os.devnull, "wb")
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

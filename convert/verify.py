@@ -1,202 +1,380 @@
 """Verification: every variant, on edge's own Model, against the original on the same raw inputs.
 
-Two comparisons, and both are needed. Parity is taken at the tensors: the same input tensor through
-the original and through the variant. Agreement is taken at the predictions: edge's whole way
-against the recipe's own `predict`, which shares nothing with edge, so that a swapped channel or a
+Two comparisons, and both are needed. Parity is taken at the tensors: the same input through the
+original and through the variant. Agreement is taken at the predictions: edge's whole way against
+the recipe's own `predict`, which shares nothing with edge, so that a swapped channel or a
 transposed input cannot cancel out.
+
+Invariant: one pass. A sample goes through the original and all variants and is let go, but for a
+few that are kept to be looked at.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from convert import accuracy
+from convert import accuracy, diagnosis
+from convert.agreement import agreement, closeness
+from convert.diagnosis import Evidence
 from convert.errors import ConversionError
-from convert.layouts import to_layout
+from convert.original import Original
+from convert.parity import Tally
 from convert.predictions import from_recipe, to_recipe
 from convert.recipe import Recipe
-from convert.recipe_code import RecipeCode
 from convert.report import Measured
+from convert.worst import WorstSample, WorstSamples
 from edge.errors import EngineError, FrameError
-from edge.golden import box_iou
-from edge.manifest import Parity
+from edge.golden import range_error
 from edge.model import Model
-from edge.types import Array, Classification, Detections, Prediction
+from edge.types import Array, Geometry, Prediction
 
-PARITY_SAMPLES = 64
-"""Samples of which the raw tensors are kept, to bound the memory."""
-MATCH_IOU = 0.5
+TRIED = 32
+"""Samples on which causes are tried, spread over all of them."""
+STEADY = 1e-5
+"""Two runs on one input may differ by this part of the output's range."""
+TRUTH_KEYS = {
+    "classify": ("class",),
+    **dict.fromkeys(("detect", "instance", "keypoints", "oriented"), ("boxes", "classes")),
+    "segment": ("map",),
+    "regress": ("values",),
+    "anomaly": ("anomalous",),
+}
 
 
-class Original(Protocol):
-    """The trained model, in whatever framework."""
+class Reference(Protocol):
+    """The recipe's own view of its model; `convert.recipe_code.RecipeCode` is one."""
 
-    module: Any
+    def has(self, function: str) -> bool:
+        """Whether there is a `predict`."""
 
-    def run(self, tensor: Array) -> dict[str, Array]:
-        """Input tensor in the recipe's layout -> raw outputs by name."""
+    def predict(self, module: Any, raw: Array) -> dict[str, Array]:
+        """Raw input -> the final prediction, sharing nothing with edge."""
+
+    def metrics(
+        self, predictions: list[dict[str, Array]], truths: list[dict[str, Any]]
+    ) -> dict[str, float]:
+        """The recipe's own measures; empty when it has none."""
 
 
-@dataclass(slots=True)
-class _Answers:
-    """What one variant, or the original, said to every sample so far."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What was found: of the original its accuracy alone (empty without labels).
 
-    predictions: list[Prediction] = field(default_factory=list)
-    tensors: dict[str, list[Array]] = field(default_factory=dict)
-    failure: str = ""
+    `variants` has what was measured by name, or why one does not run. `doubts` are reasons to
+    distrust the original itself, which hold for every variant.
+    """
 
-    def add(self, prediction: Prediction, tensors: Mapping[str, Array]) -> None:
-        self.predictions.append(prediction)
-        if len(self.predictions) <= PARITY_SAMPLES:
-            for name, tensor in tensors.items():
-                self.tensors.setdefault(name, []).append(tensor)
+    samples: int
+    reference: Measured
+    variants: dict[str, Measured | str]
+    evidence: dict[str, Evidence]
+    worst: dict[str, list[WorstSample]]
+    doubts: list[str]
 
 
 def verify(
     models: Mapping[str, Model],
     original: Original,
     recipe: Recipe,
-    code: RecipeCode,
+    code: Reference,
     samples: Iterable[tuple[Array, dict[str, Any]]],
     *,
+    calibration: Sequence[Array] = (),
+    keep: int = 4,
     advance: Callable[[], None] = lambda: None,
-) -> tuple[Measured, dict[str, Measured | str]]:
-    """The original's accuracy, and by variant what was measured, or why it does not run.
+) -> Verified:
+    """Hold every variant against the original. A truth of {} means: no label.
 
-    One pass: each sample goes through the original and all variants, and is let go.
+    `calibration` are the tensors that int8 was calibrated with, as the original takes them; `keep`
+    is how many of the worst samples are kept of each variant. ConversionError when the original
+    itself cannot be a reference.
     """
-    reference = _Answers()
-    answers = {name: _Answers() for name in models}
-    truths: list[dict[str, Any]] = []
+    found = _Verification(models, original, recipe, code, keep)
     for raw, truth in samples:
-        _check_truth(truth, recipe)
-        for name, model in models.items():
-            _ask(model, raw, answers[name])
-        tensor, geometry = _original_input(next(iter(models.values())), recipe, raw)
-        outputs = original.run(tensor)
-        if code.has("predict"):
-            answer = code.predict(original.module, raw)
-            prediction = from_recipe(recipe.task, answer, recipe.labels)
-        else:
-            prediction = next(iter(models.values())).postprocess(outputs, geometry)
-        reference.add(prediction, outputs)
-        truths.append(truth)
+        found.add(raw, truth)
         advance()
-    if not truths:
-        raise ConversionError(f"{recipe.folder / recipe.model.code}: evaluation() gave no samples")
-    task = Measured(accuracy=_task_accuracy(reference, truths, code))
-    return task, {
-        name: found.failure
-        or Measured(
-            parity={
-                output: parity(np.stack(wanted), np.stack(found.tensors[output]))
-                for output, wanted in reference.tensors.items()
-            },
-            agreement=agreement(reference.predictions, found.predictions),
-            accuracy=_task_accuracy(found, truths, code),
+    return found.result(calibration)
+
+
+@dataclass(slots=True)
+class _Answers:
+    """What one variant said to every sample so far."""
+
+    worst: WorstSamples
+    predictions: list[Prediction] = field(default_factory=list)
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    failure: str = ""
+    unsteady: bool = False
+
+
+class _Verification:
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        original: Original,
+        recipe: Recipe,
+        code: Reference,
+        keep: int,
+    ) -> None:
+        self._models = models
+        self._original = original
+        self._recipe = recipe
+        self._code = code
+        self._prepare = diagnosis.prepare(recipe.preprocess, original.input)
+        self._own = code.has("predict")
+        self._answers = {name: _Answers(WorstSamples(keep)) for name in models}
+        self._reference: list[Prediction] = []
+        self._truths: list[dict[str, Any]] = []
+        self._ranges: dict[str, tuple[float, float]] = {}
+        # A reservoir (Vitter 1985, algorithm R), since data often comes one class after the other.
+        self._kept: list[tuple[Array, Prediction, dict[str, Any]]] = []
+        self._random = random.Random(0)
+
+    def add(self, raw: Array, truth: dict[str, Any]) -> None:
+        """One sample through the original and through every variant."""
+        self._check_truth(truth)
+        tensor, geometry = self._prepare(raw)
+        tensor = tensor.copy()
+        outputs = self._run(tensor)
+        if self._own:
+            answer = self._code.predict(self._original.module, raw)
+            prediction = from_recipe(self._recipe.task, answer, self._recipe.labels)
+        else:
+            prediction = self._decode(outputs, geometry)
+        if not self._reference:
+            self._check_steady(tensor, outputs)
+        for name in self._models:
+            self._ask(name, raw, truth, outputs, prediction)
+        self._reference.append(prediction)
+        self._truths.append(truth)
+        self._keep((raw, prediction, truth))
+
+    def result(self, calibration: Sequence[Array]) -> Verified:
+        """Everything that was measured, with what explains it."""
+        if not self._reference:
+            where = self._recipe.code or self._recipe.file
+            raise ConversionError(f"{where}: evaluation() gave no samples")
+        measured: dict[str, Measured | str] = {
+            name: answers.failure or self._measured(answers)
+            for name, answers in self._answers.items()
+        }
+        return Verified(
+            samples=len(self._reference),
+            reference=Measured(accuracy=self._accuracy(self._reference)),
+            variants=measured,
+            evidence=self._explain(measured, calibration),
+            worst={name: found.worst.worst_first() for name, found in self._answers.items()},
+            doubts=self._doubts(),
         )
-        for name, found in answers.items()
-    }
 
+    def _run(self, tensor: Array) -> dict[str, Array]:
+        """The original's outputs, their ranges noted. What is not a number ends it here."""
+        outputs = self._original.run(tensor)
+        for name, value in outputs.items():
+            if np.isnan(value).any():
+                raise ConversionError(
+                    f"the original's output {name} holds NaN: its weights are damaged, or it takes"
+                    " other input; look at the weights, and train it again if need be"
+                )
+        diagnosis.widen(self._ranges, outputs)
+        return outputs
 
-def parity(expected: Array, actual: Array) -> Parity:
-    """One output over all samples, [S, …] each: errors relative to the range of `expected`.
+    def _check_steady(self, tensor: Array, outputs: Mapping[str, Array]) -> None:
+        """A model in training mode drops values by chance, and learns from what it is shown."""
+        again = self._original.run(tensor)
+        worst = max(range_error(again[name], value) for name, value in outputs.items())
+        if worst > STEADY or getattr(self._original.module, "training", False) is True:
+            raise ConversionError(
+                "the original is in training mode: the same input gave outputs that differ by"
+                f" {worst:.2g} of their range; call eval() in build(), and train() nowhere"
+            )
 
-    Rounded to three significant digits.
-    """
-    expected, actual = expected.astype(np.float64), actual.astype(np.float64)
-    spread = float(expected.max() - expected.min()) or 1.0
-    errors = np.abs(actual - expected) / spread
-    length = float(np.linalg.norm(expected) * np.linalg.norm(actual))
-    cosine = (
-        float(expected.ravel() @ actual.ravel()) / length if length else float(not errors.any())
-    )
-    return Parity(
-        max_error=_three_digits(float(errors.max())),
-        p99_error=_three_digits(float(np.quantile(errors, 0.99))),
-        cosine=round(cosine, 6),
-    )
+    def _ask(
+        self,
+        name: str,
+        raw: Array,
+        truth: dict[str, Any],
+        wanted: Mapping[str, Array],
+        reference: Prediction,
+    ) -> None:
+        """One sample through edge's whole way."""
+        answers, model = self._answers[name], self._models[name]
+        if answers.failure:
+            return
+        try:
+            tensor, geometry = model.preprocess(raw)
+            outputs = model.infer(tensor)
+            if not self._reference:
+                again = model.infer(tensor)
+                answers.unsteady = any(
+                    np.isfinite(value).all() and range_error(again[key], value) > STEADY
+                    for key, value in outputs.items()
+                )
+            error = 0.0
+            for output, expected in wanted.items():
+                tally = answers.tallies.setdefault(output, Tally())
+                error = max(error, self._count(tally, output, expected, outputs))
+            prediction = model.postprocess(outputs, geometry)
+        except (EngineError, FrameError) as problem:
+            answers.failure = f"does not run: {problem}"
+            return
+        answers.predictions.append(prediction)
+        answers.worst.add(
+            WorstSample(
+                index=len(self._reference),
+                closeness=closeness(reference, prediction),
+                error=error,
+                raw=raw,
+                reference=reference,
+                found=prediction,
+                truth=truth,
+            )
+        )
 
+    def _count(
+        self, tally: Tally, output: str, expected: Array, outputs: Mapping[str, Array]
+    ) -> float:
+        if output not in outputs:
+            raise EngineError(f"it gives no output {output!r}, only {', '.join(outputs)}")
+        try:
+            return tally.add(expected, outputs[output])
+        except ValueError as error:
+            raise EngineError(f"output {output} {error}, as the original's") from error
 
-def agreement(reference: Sequence[Prediction], found: Sequence[Prediction]) -> dict[str, float]:
-    """How far two models give the same answers.
+    def _measured(self, answers: _Answers) -> Measured:
+        return Measured(
+            parity={output: tally.parity() for output, tally in answers.tallies.items()},
+            agreement=agreement(self._reference, answers.predictions),
+            accuracy=self._accuracy(answers.predictions),
+        )
 
-    classify: `class`, the share of samples with the same class. detect: `recall`, the share of the
-    reference's boxes that are found in the same class with an IoU of at least MATCH_IOU;
-    `mean_iou` of those; `extra`, the boxes without a counterpart, per box of the reference.
-    """
-    if isinstance(reference[0], Classification):
-        same = [
-            isinstance(a, Classification) and isinstance(b, Classification) and a.index == b.index
-            for a, b in zip(reference, found, strict=True)
+    def _accuracy(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """The usual measures of the task, and the recipe's own beside them, where labels are."""
+        pairs = [(p, t) for p, t in zip(predictions, self._truths, strict=True) if t]
+        if not pairs:
+            return {}
+        labelled, truths = [p for p, _ in pairs], [t for _, t in pairs]
+        found = accuracy.measure(labelled, truths)
+        found |= self._code.metrics([to_recipe(prediction) for prediction in labelled], truths)
+        return {name: round(value, 6) for name, value in found.items()}
+
+    def _explain(
+        self, measured: Mapping[str, Measured | str], calibration: Sequence[Array]
+    ) -> dict[str, Evidence]:
+        """Causes, looked for only where the numbers call for one."""
+        explained: dict[str, Evidence] = {}
+        preprocessing: str | None = None
+        for name, found in measured.items():
+            if isinstance(found, str):
+                continue
+            answers = self._answers[name]
+            exact = max((p.p99_error for p in found.parity.values()), default=0.0) < diagnosis.SAME
+            agree = next(iter(found.agreement.values())) > 1 - diagnosis.BETTER
+            if exact and not agree and preprocessing is None:
+                preprocessing = diagnosis.preprocessing(
+                    self._recipe.preprocess,
+                    self._original.input,
+                    self._original.run,
+                    self._decode,
+                    [(raw, prediction) for raw, prediction, _ in self._kept],
+                )
+            explained[name] = Evidence(
+                traits={output: tally.traits() for output, tally in answers.tallies.items()},
+                preprocessing=preprocessing or "" if exact and not agree else "",
+                permutation=""
+                if agree
+                else diagnosis.permutation(self._reference, answers.predictions),
+                transposed="" if exact else self._transposed(name),
+                calibration=""
+                if exact or not name.endswith("-int8")
+                else self._calibration(calibration),
+                unsteady=answers.unsteady,
+            )
+        return explained
+
+    def _transposed(self, name: str) -> str:
+        model = self._models[name]
+        pairs = [
+            (self._prepare(raw)[0].copy(), model.preprocess(raw)[0].copy())
+            for raw, _, _ in self._kept[:4]
         ]
-        return {"class": round(sum(same) / len(same), 6)}
-    overlaps: list[float] = []
-    wanted = given = 0
-    for first, second in zip(reference, found, strict=True):
-        assert isinstance(first, Detections) and isinstance(second, Detections)
-        overlaps += matches(first, second)
-        wanted += len(first)
-        given += len(second)
-    return {
-        "recall": round(len(overlaps) / wanted, 6) if wanted else 1.0,
-        "mean_iou": round(float(np.mean(overlaps)), 6) if overlaps else float(not wanted),
-        "extra": round((given - len(overlaps)) / max(wanted, 1), 6),
-    }
+        return diagnosis.transposed(self._original.run, model.infer, pairs, model.variant.inputs[0])
 
+    def _calibration(self, calibration: Sequence[Array]) -> str:
+        reached: dict[str, tuple[float, float]] = {}
+        for tensor in calibration[:TRIED]:
+            diagnosis.widen(reached, self._original.run(tensor))
+        return diagnosis.ranges(reached, self._ranges)
 
-def matches(reference: Detections, found: Detections) -> list[float]:
-    """The IoU of each pair of boxes of one class, matched greedily from the best overlap down."""
-    overlaps = box_iou(reference.boxes, found.boxes)
-    overlaps[reference.classes[:, None] != found.classes[None, :]] = 0.0
-    matched: list[float] = []
-    while overlaps.size and overlaps.max() >= MATCH_IOU:
-        row, column = np.unravel_index(overlaps.argmax(), overlaps.shape)
-        matched.append(float(overlaps[row, column]))
-        overlaps[row, :] = overlaps[:, column] = 0.0
-    return matched
+    def _doubts(self) -> list[str]:
+        """What the labels say against the original, or against the way it is fed."""
+        labels = self._recipe.labels
+        pairs = [
+            (wanted, prediction)
+            for truth, prediction in zip(self._truths, self._reference, strict=True)
+            if truth and (wanted := diagnosis.truth_as_prediction(truth, labels)) is not None
+        ]
+        if len(pairs) < 8:
+            return []
+        asked, found = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        swapped = diagnosis.permutation(asked, found)
+        right = next(iter(agreement(asked, found).values()))
+        better = ""
+        # A recipe's own predict has no part in edge's preprocessing.
+        if not self._own and right < 1 - diagnosis.BETTER:
+            better = diagnosis.preprocessing(
+                self._recipe.preprocess,
+                self._original.input,
+                self._original.run,
+                self._decode,
+                [
+                    (raw, answer)
+                    for raw, _, truth in self._kept
+                    if truth
+                    and (answer := diagnosis.truth_as_prediction(truth, labels)) is not None
+                ],
+            )
+        doubts = []
+        if better:
+            doubts.append(
+                f"the original gives the labels' answer to {right:.0%} only, but {better} with the"
+                " labels: mend [preprocess]"
+            )
+        elif swapped:
+            doubts.append(
+                f"the original gives the labels' answer to {right:.0%} only, because classes are"
+                f" swapped: {swapped}; mend the order of `labels`, or the labels of the data"
+            )
+        return doubts
 
+    def _decode(self, outputs: Mapping[str, Array], geometry: Geometry | None) -> Prediction:
+        return next(iter(self._models.values())).postprocess(dict(outputs), geometry)
 
-def _original_input(model: Model, recipe: Recipe, raw: Array) -> tuple[Array, Any]:
-    """The input tensor as edge makes it, in the layout of the original; and its geometry."""
-    tensor, geometry = model.preprocess(raw)
-    return to_layout(tensor, model.variant.inputs[0], recipe.input.spec), geometry
+    def _keep(self, sample: tuple[Array, Prediction, dict[str, Any]]) -> None:
+        if len(self._kept) < TRIED:
+            self._kept.append(sample)
+            return
+        place = self._random.randrange(len(self._reference))
+        if place < TRIED:
+            self._kept[place] = sample
 
-
-def _check_truth(truth: Mapping[str, Any], recipe: Recipe) -> None:
-    wanted = ("class",) if recipe.task == "classify" else ("boxes", "classes")
-    missing = [key for key in wanted if key not in truth]
-    if missing:
-        raise ConversionError(
-            f"{recipe.folder / recipe.model.code}: evaluation() gave a truth without"
-            f" {', '.join(missing)}"
-        )
-
-
-def _ask(model: Model, raw: Array, answers: _Answers) -> None:
-    """One sample through edge's whole way, keeping the raw outputs."""
-    if answers.failure:
-        return
-    tensor, geometry = model.preprocess(raw)
-    try:
-        outputs = model.infer(tensor)
-        answers.add(model.postprocess(outputs, geometry), outputs)
-    except (EngineError, FrameError) as error:
-        answers.failure = f"does not run: {error}"
-
-
-def _task_accuracy(
-    answers: _Answers, truths: list[dict[str, Any]], code: RecipeCode
-) -> dict[str, float]:
-    """The usual measures of the task, and the recipe's own beside them."""
-    found = accuracy.measure(answers.predictions, truths)
-    found |= code.metrics([to_recipe(prediction) for prediction in answers.predictions], truths)
-    return {name: round(value, 6) for name, value in found.items()}
-
-
-def _three_digits(value: float) -> float:
-    return float(f"{value:.3g}")
+    def _check_truth(self, truth: Mapping[str, Any]) -> None:
+        if not truth:
+            return
+        where = self._recipe.code or self._recipe.file
+        missing = [key for key in TRUTH_KEYS.get(self._recipe.task, ()) if key not in truth]
+        if missing:
+            raise ConversionError(
+                f"{where}: evaluation() gave a truth without {', '.join(missing)}"
+            )
+        classes = np.atleast_1d(truth.get("class", truth.get("classes", [])))
+        if classes.size and not (classes.min() >= 0 and classes.max() < len(self._recipe.labels)):
+            raise ConversionError(
+                f"{where}: evaluation() gave class {classes.max()} of {len(self._recipe.labels)}"
+                " labels; classes count from 0"
+            )

@@ -19,6 +19,7 @@ from edge.bundle import Bundle
 from edge.errors import BundleError, EngineError
 from edge.manifest import GoldenCase, Variant
 from edge.seams import Engine
+from edge.state import State
 from edge.types import Array
 
 Kind = Literal["crash", "hang", "wrong", "not_finite", "slow", "error", "died"]
@@ -113,15 +114,13 @@ def is_finite(outputs: Mapping[str, Array]) -> bool:
     return all(np.isfinite(array).all() for array in outputs.values() if array.dtype.kind == "f")
 
 
-def _inputs(variant: Variant, first: Array | None) -> dict[str, Array]:
-    """The case's array is the first input; states that a stream would carry begin with zeros."""
-    inputs = {
-        spec.name: np.zeros([max(1, size) for size in spec.shape], spec.dtype)
-        for spec in variant.inputs
-    }
-    if first is not None:
-        inputs[variant.inputs[0].name] = first
-    return inputs
+def _inputs(variant: Variant, frame: Array | None) -> dict[str, Array]:
+    """The case's array is what the frame would be; the stream's state begins anew."""
+    state = State(variant)
+    if frame is None:
+        spec = state.frame_input
+        frame = np.zeros([max(1, size) for size in spec.shape], spec.dtype)
+    return state.inputs(frame)
 
 
 def _hold(outputs: dict[str, Array], bundle: Bundle, case: GoldenCase) -> float:

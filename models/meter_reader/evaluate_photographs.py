@@ -18,6 +18,7 @@ import importlib.util
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +31,7 @@ Array = np.ndarray[Any, Any]
 Predict = Callable[[Array], tuple[Array, Array]]  # picture -> boxes [N, 4], classes [N], best first
 CROP_HEIGHT = 100
 STRIP = 5
+MISSED = -1
 ROUNDS = 3  # every photograph is seen in this many strips, with different neighbours
 PLAIN = re.compile(r"(\d)(_.*|(-[12])?\.jpg|\.0_.*)")
 
@@ -81,10 +83,11 @@ def strips(
     return made
 
 
-def judge(predict: Predict, files: list[tuple[Path, int]]) -> dict[str, float]:
-    """Shares of the crops that were read right, missed, called between; further boxes a crop."""
+def read(predict: Predict, files: list[tuple[Path, int]]) -> tuple[Counter[tuple[int, int]], int]:
+    """How often a crop of a class was read as which class (or MISSED), and all further boxes."""
     rng = np.random.default_rng(0)
-    total = right = missed = between = extra = 0
+    pairs: Counter[tuple[int, int]] = Counter()
+    extra = 0
     for _ in range(ROUNDS):
         for image, edges, classes in strips(files, rng):
             boxes, kinds = predict(image)
@@ -92,19 +95,38 @@ def judge(predict: Predict, files: list[tuple[Path, int]]) -> dict[str, float]:
             crop_of = np.searchsorted(edges, middles, side="right") - 1
             for index, kind in enumerate(classes):
                 inside = np.flatnonzero(crop_of == index)  # the surest box comes first
-                total += 1
+                pairs[kind, int(kinds[inside[0]]) if len(inside) else MISSED] += 1
                 extra += max(len(inside) - 1, 0)
-                missed += len(inside) == 0
-                if len(inside):
-                    read = int(kinds[inside[0]])
-                    right += read == kind
-                    between += read == model.BETWEEN
+    return pairs, extra
+
+
+def shares(pairs: Counter[tuple[int, int]], extra: int) -> dict[str, float]:
+    """Shares of the crops that were read right, missed, called between; further boxes a crop."""
+    total = pairs.total()
     return {
-        "right": right / total,
-        "missed": missed / total,
-        "called between": between / total,
+        "right": sum(n for (kind, said), n in pairs.items() if said == kind) / total,
+        "missed": sum(n for (_, said), n in pairs.items() if said == MISSED) / total,
+        "called between": sum(n for (_, said), n in pairs.items() if said == model.BETWEEN) / total,
         "extra boxes per crop": extra / total,
     }
+
+
+def judge(predict: Predict, files: list[tuple[Path, int]]) -> dict[str, float]:
+    """The `shares` of what is read in these files."""
+    return shares(*read(predict, files))
+
+
+def confusions(pairs: Counter[tuple[int, int]]) -> Iterator[str]:
+    """Lines that say what was read as what, the commonest first; "-" is missed."""
+    names = {**dict(enumerate(model.RECIPE["labels"])), MISSED: "-"}
+    for kind in sorted({kind for kind, _ in pairs}):
+        wrong = [
+            f"{names[said]} x{count}"
+            for (true, said), count in pairs.most_common()
+            if true == kind != said
+        ]
+        total = sum(count for (true, _), count in pairs.items() if true == kind)
+        yield f"{names[kind]:8s} {total:4d} crops, wrong: {', '.join(wrong) or 'none'}"
 
 
 def trained() -> Predict:
@@ -146,8 +168,11 @@ def main() -> int:
     for who, predict in judged:
         for title, chosen in (("plain digits", plain), ("between (NaN)", rest)):
             print(f"{who}, {title}: {len(chosen)} photographs, each in {ROUNDS} strips of {STRIP}")
-            for name, value in judge(predict, chosen).items():
+            pairs, extra = read(predict, chosen)
+            for name, value in shares(pairs, extra).items():
                 print(f"  {name:22s} {100 * value:6.2f} %")
+            for line in confusions(pairs):
+                print(f"  {line}")
     print(f"left out: {len(left_out)} with odd names")
     return 0
 

@@ -51,15 +51,23 @@ def trained_recipe(converters: None, copy_recipe: Callable[..., Path]) -> Callab
     def make(name: str, target: str = "") -> Path:
         from safetensors.torch import save_file
 
-        from convert import recipe
+        from convert import recipe_reader
         from convert.recipe_code import RecipeCode
 
         folder = copy_recipe(name, target)
-        module = RecipeCode(recipe.load(folder)).build()
+        module = RecipeCode(recipe_reader.load(folder)).build()
         save_file(module.state_dict(), folder / "weights.safetensors")
         return folder
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing that another test made is found again."""
+    place = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("EDGE_CACHE_DIR", str(place))
+    return place
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge import bundle as bundles
-from edge.bundle import Bundle, pack, write
+from edge.bundle import Bundle, in_memory, pack, write
 from edge.errors import BundleError
 from edge.manifest import FORMAT
 
@@ -357,6 +357,17 @@ def test_writing_never_leaves_its_folder(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"'\.\./evil' is not a path"):
         write(tmp_path / "bundle", manifest(), {**MODEL_FILES, "../evil": b"!"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_in_memory_is_the_one_that_it_would_be_on_disk(tmp_path: Path) -> None:
+    held = in_memory(tmp_path / "toy.onnx", manifest(), MODEL_FILES)
+    written = write(tmp_path / "toy", manifest(), MODEL_FILES)
+    assert held.identity == written.identity
+    assert held.read("models/a.onnx") == written.read("models/a.onnx")
+    with pytest.raises(BundleError, match="not listed"):
+        held.read("models/other.onnx")
+    pack(held, tmp_path / "held.tar")
+    assert Bundle.open(tmp_path / "held.tar").identity == written.identity
 
 
 def test_the_format_is_still_the_one_that_is_written_down() -> None:

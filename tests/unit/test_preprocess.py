@@ -8,7 +8,7 @@ import pytest
 from edge.errors import BundleError, FrameError
 from edge.manifest import ImagePreprocess, WindowPreprocess
 from edge.preprocess import ImagePreprocessor, WindowPreprocessor
-from edge.types import Array, TensorSpec
+from edge.types import Array, Quantization, TensorSpec
 
 NCHW = TensorSpec(name="x", shape=(1, 3, 96, 160), layout="nchw")
 NHWC = TensorSpec(name="x", shape=(1, 96, 160, 3), layout="nhwc")
@@ -138,6 +138,39 @@ def test_a_model_that_normalises_by_itself_gets_plain_bytes() -> None:
     tensor, _ = prepare(plain(10, 20, 30), spec, folded=True)
     assert tensor.dtype == np.uint8
     assert tensor[0, 4, 4].tolist() == [30, 20, 10]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantization", "mean", "std", "expected"),
+    [
+        # int8: stored = y / scale + zero_point; 200 is 0.5686 of -1..1, and 72.6 of 1/127.7
+        ("int8", Quantization(scale=1 / 127.5, zero_point=-1), 127.5, 127.5, [71.5, -28.5, 9.5]),
+        ("uint8", Quantization(scale=1 / 255, zero_point=0), 0.0, 255.0, [200, 100, 138]),
+        ("int32", None, 0.0, 1.0, [200, 100, 138]),
+        ("float16", None, 0.0, 255.0, [200 / 255, 100 / 255, 138 / 255]),
+    ],
+)
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_inputs_of_other_types_get_what_they_stand_for(
+    dtype: str,
+    quantization: Quantization | None,
+    mean: float,
+    std: float,
+    expected: list[float],
+    layout: str,
+) -> None:
+    spec = TensorSpec(
+        name="image",
+        shape=(1, 3, 4, 4) if layout == "nchw" else (1, 4, 4, 3),
+        dtype=dtype,
+        layout=layout,  # type: ignore[arg-type]
+        quantization=quantization,
+    )
+    config = ImagePreprocess(resize="stretch", mean=(mean,) * 3, std=(std,) * 3)
+    tensor, _ = ImagePreprocessor(config, spec)(plain(138, 100, 200))
+    assert tensor.dtype == dtype
+    seen = tensor[0, :, 1, 1] if layout == "nchw" else tensor[0, 1, 1]
+    assert np.abs(seen.astype(float) - expected).max() <= (0.5 if dtype == "int8" else 1e-3)
 
 
 def test_two_buffers_take_turns_and_nothing_is_allocated_between_frames() -> None:
