@@ -20,6 +20,7 @@ from edge.model import Model
 from edge.pipeline import Pipeline
 from edge.state import Gaps, State, find_state
 from edge.types import Array, Classification, Frame, TensorSpec
+from edge.wire import Placement
 
 from .test_pipeline import Script
 
@@ -31,11 +32,14 @@ def spec(name: str, *shape: int, dtype: str = "float32") -> TensorSpec:
 class Adder:
     """An engine that adds up what it sees: hn = h + gain * the window's sums; logits = hn."""
 
+    formats = ("onnx",)
     name = "toy:cpu"
+    version = "toy 1"
+    placement = Placement()
     inputs = (spec("window", 1, 4, 2), spec("h", 1, 2), spec("gain"))
     outputs = (spec("logits", 1, 2), spec("hn", 1, 2))
 
-    def __init__(self, model: bytes, *, accelerator: str = "cpu", threads: int = 1) -> None:
+    def __init__(self, model: bytes, **given: Any) -> None:
         pass
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
