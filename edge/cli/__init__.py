@@ -2,7 +2,7 @@
 
 Commands are found in the table below and in the entry points `edge.commands`. Exit codes: 0 done,
 1 unexpected, 2 configuration or usage, 3 bundle, 4 source, 5 engine, 6 sink, 7 outbox,
-8 conversion, 130 Ctrl-C.
+8 conversion, 9 an engine went bad at work, 130 Ctrl-C.
 """
 
 from __future__ import annotations
