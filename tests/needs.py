@@ -32,3 +32,11 @@ def need_module(name: str) -> None:
     """A package that has to be installed; see `missing`."""
     if importlib.util.find_spec(name.partition(".")[0]) is None:
         missing(f"the package {name} is not installed")
+
+
+def need_assets() -> Path:
+    """The folder with models, pictures and sounds by others; see `missing`."""
+    folder = Path(os.environ.get("EDGE_ASSETS", ""))
+    if not os.environ.get("EDGE_ASSETS") or not (folder / "models").is_dir():
+        missing("EDGE_ASSETS, the folder of shared assets, is not set")
+    return folder

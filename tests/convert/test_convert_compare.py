@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from needs import missing
+from needs import need_assets
 
 from convert.compare_cli import compare
 
 pytestmark = pytest.mark.usefixtures("converters")
 
 COLOURS = {"red": (30, 30, 220), "green": (30, 220, 30), "blue": (220, 30, 30)}  # BGR
-
-
-def _assets() -> Path:
-    assets = Path(os.environ.get("EDGE_ASSETS", ""))
-    if not os.environ.get("EDGE_ASSETS") or not (assets / "meter_digits").is_dir():
-        missing("EDGE_ASSETS, the folder of shared assets, is not set")
-    return assets
 
 
 def _model(
@@ -230,7 +222,7 @@ def test_an_empty_folder_is_said(tmp_path: Path) -> None:
 
 
 def test_the_same_net_in_both_formats_agrees_whatever_its_outputs_are_called() -> None:
-    assets = _assets()
+    assets = need_assets()
     files = [str(assets / f"models/ultraface_rfb320_raw.{kind}") for kind in ("onnx", "tflite")]
     flags = ["--data", str(assets / "images"), "--task", "tensors", "--mean", "127", "--std", "128"]
     done = CliRunner().invoke(compare, [*files, *flags, "--json"])
@@ -242,7 +234,7 @@ def test_the_same_net_in_both_formats_agrees_whatever_its_outputs_are_called() -
 
 def test_the_most_used_meter_classifier_as_it_is_shipped_is_refused(tmp_path: Path) -> None:
     """99.9 % as trained, 90 % as quantised by its makers: nobody had noticed."""
-    assets = _assets()
+    assets = need_assets()
     files = [str(assets / f"models/peer_dig-class11_2000_{kind}.tflite") for kind in ("s2", "s2_q")]
     flags = ["--data", str(assets / "meter_digits"), "--labels", "name", "--std", "1", "--json"]
     flags += ["--classes", "0,1,2,3,4,5,6,7,8,9,NaN", "--report", str(tmp_path)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from needs import ROOT, missing, need_module
+from needs import need_assets, need_module
 
 for package in ("torch", "onnx", "onnxruntime", "litert_torch", "litert_quantizer"):
     need_module(package)
@@ -80,10 +80,9 @@ def test_a_damaged_file_is_refused() -> None:
 
 def test_the_meter_project_s_quantised_classifier_breaks_at_its_first_normalisation() -> None:
     """99.9 % of the plain digits in float, 90.0 % quantised: the file that devices run."""
-    assets = ROOT.parent / "shared/assets"
-    if not assets.is_dir():
-        pytest.skip("others' models are not part of this project")
-    cv2 = pytest.importorskip("cv2")
+    import cv2
+
+    assets = need_assets()
     spec = TensorSpec(name="x", shape=(1, 32, 20, 3), layout="nhwc")
     models = [
         Exported(
@@ -100,8 +99,6 @@ def test_the_meter_project_s_quantised_classifier_breaks_at_its_first_normalisat
         cv2.resize(cv2.imread(str(path))[..., ::-1], (20, 32)).astype(np.float32)[None]
         for path in pictures
     ]
-    if not tensors:
-        missing("no photographs of digits")
     worst, *_ = blame(models[0], models[1], tensors)
     assert worst.layer == "functional_1/batch_normalization_1/batchnorm/add_1"
     assert worst.added > 0.2

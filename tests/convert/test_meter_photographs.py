@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-from pathlib import Path
 from types import ModuleType
 
 import pytest
-from needs import ROOT, missing
+from needs import ROOT, need_assets
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +22,7 @@ def evaluation(converters: None) -> ModuleType:
 def test_no_variant_reads_photographs_worse_than_the_trained_model(
     evaluation: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Path(os.environ.get("EDGE_ASSETS", ""), "meter_digits")
-    if not os.environ.get("EDGE_ASSETS") or not folder.is_dir():
-        missing("EDGE_ASSETS, the folder of shared assets, is not set")
+    folder = need_assets() / "meter_digits"
     monkeypatch.setattr(evaluation, "ROUNDS", 1)
     files, _ = evaluation.photographs(folder)
     plain = [(path, kind) for path, kind in files if kind != evaluation.model.BETWEEN]

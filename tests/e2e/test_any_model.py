@@ -29,10 +29,7 @@ from edge.types import Array, Classification, Detections, Keypoints  # noqa: E40
 
 @pytest.fixture(scope="module")
 def assets() -> Path:
-    folder = Path(os.environ.get("EDGE_ASSETS", ""))
-    if not os.environ.get("EDGE_ASSETS") or not (folder / "models").is_dir():
-        needs.missing("EDGE_ASSETS, the folder of shared assets, is not set")
-    return folder
+    return needs.need_assets()
 
 
 def picture(assets: Path, name: str) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import wave
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from needs import missing, need_module
+from needs import missing, need_assets, need_module
 
 from edge import Pipeline
 from edge.bundle import Bundle, write
@@ -73,9 +72,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def samples(name: str) -> Array:
     """A recording, with the silence before its beginning that the first window looks back on."""
-    folder = Path(os.environ.get("EDGE_ASSETS", ""), "audio")
-    if not os.environ.get("EDGE_ASSETS") or not folder.is_dir():
-        missing("EDGE_ASSETS, the folder of shared assets, is not set")
+    folder = need_assets() / "audio"
     with wave.open(str(folder / f"{name}.wav")) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (RATE, 1, 2)
         audio = np.frombuffer(file.readframes(file.getnframes()), "<i2") / np.float32(32768)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from needs import missing, need_module
+from needs import need_assets, need_module
 
 from edge import Pipeline
 from edge import config as configuration
@@ -133,9 +132,7 @@ def test_two_models_by_others_say_that_the_dog_is_a_malamute() -> None:
     """Files as they came: YOLOX on ONNX Runtime finds, MobileNet on LiteRT names what it found."""
     need_module("onnxruntime")
     need_module("ai_edge_litert")
-    assets = Path(os.environ.get("EDGE_ASSETS", ""))
-    if not os.environ.get("EDGE_ASSETS") or not (assets / "models").is_dir():
-        missing("EDGE_ASSETS, the folder of shared assets, is not set")
+    assets = need_assets()
     second = str(assets / "models/tf2_mobilenet_v2_1.0_224_ptq.tflite")
     said = {}
     for name in ("dog", "cat_1080p"):
