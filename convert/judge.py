@@ -138,10 +138,11 @@ class Judge:
     def time(self, made: Mapping[str, Exported], reports: Mapping[str, VariantReport]) -> None:
         """Measure the latencies side by side, and mark what another variant beats in everything."""
         job = self._job
-        standing = {name: one for name, one in made.items() if reports[name].verdict == "ships"}
-        if not standing:
+        if not made:
             return
-        with self._running(list(standing.values()), reports, threads=1) as models:
+        # What does not run here was refused when it was verified.
+        unused = {name: VariantReport(name=name) for name in made}
+        with self._running(list(made.values()), unused, threads=1) as models:
             raw = next(iter(job.inputs.evaluation(1, job.options.seed)))[0]
             with job.screen.step("timing", latency.ROUNDS) as advance:
                 seconds = latency.interleaved(
@@ -153,12 +154,13 @@ class Judge:
             return
         candidates = {
             name: gate.Candidate(
-                format=standing[name].format,
+                format=made[name].format,
                 size=reports[name].size,
                 seconds=taken,
                 measured=reports[name].measured,
             )
             for name, taken in seconds.items()
+            if reports[name].verdict == "ships"
         }
         for name, reason in gate.dominated(candidates).items():
             reports[name].dominated = reason

@@ -79,7 +79,7 @@ def html(report: Mapping[str, Any], worst: Mapping[str, Sequence[WorstSample]]) 
         _summary(report, variants),
         _table(report, variants),
         _trade_off(variants),
-        *(_refused(v) for v in variants if v.get("refusals") or v.get("dominated")),
+        *(_left_out(v) for v in variants if not v.get("ships", True)),
         *(_worst(name, samples) for name, samples in worst.items() if samples),
         _facts("How the inputs were prepared", report.get("preprocess")),
         _facts("Calibration", report.get("calibration")),
@@ -134,7 +134,7 @@ def _table(report: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]) -> 
         rows.append(["original", *blank, *(_number(reference.get(n)) for n in accuracy)])
     for v in variants:
         errors = list(v.get("parity", {}).values())
-        cells = [str(v["name"]), _verdict(v), _number(v.get("size", 0) / 1000)]
+        cells = [str(v["name"]), _verdict(v), _number(v.get("size", 0) / 1000 or None)]
         cells += [_number((v.get("latency_s") or 0) * 1e3 or None)] if timed else []
         cells += [_largest(errors, "max_error"), _largest(errors, "p99_error")]
         cells += [_number(v.get("agreement", {}).get(name)) for name in shares]
@@ -153,6 +153,8 @@ def _table(report: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]) -> 
 def _verdict(variant: Mapping[str, Any]) -> str:
     if variant.get("role") == "reference":
         return "reference"
+    if variant.get("absent"):
+        return "– not made"
     if variant.get("refusals"):
         return "✗ refused"
     if variant.get("dominated"):
@@ -202,7 +204,7 @@ def _trade_off(variants: Sequence[Mapping[str, Any]]) -> str:
         marks.append(
             f'<line class="axis" x1="{left}" x2="{width - right}" y1="{y_of(value):.1f}"'
             f' y2="{y_of(value):.1f}"/><text class="tick" x="{left - 8}" y="{y_of(value) + 4:.1f}"'
-            f' text-anchor="end">{value:.3f}</text>'
+            f' text-anchor="end">{value:.4f}</text>'
         )
         time = slowest * step / 4
         marks.append(
@@ -245,9 +247,11 @@ def _trade_off(variants: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _refused(variant: Mapping[str, Any]) -> str:
+def _left_out(variant: Mapping[str, Any]) -> str:
     """Why a variant is left out, where the error starts, and what to try."""
     reasons = [*variant.get("refusals", [])]
+    if variant.get("absent"):
+        reasons.append(f"not made: {variant['absent']}")
     if variant.get("dominated"):
         reasons.append(f"dominated: {variant['dominated']}")
     listed = "".join(f"<li>{_text(reason)}</li>" for reason in reasons)
