@@ -156,6 +156,7 @@ def reserve_deleted(state: Path, _: random.Random) -> None:
 
 
 def reserve_and_store_spoilt(state: Path, rng: random.Random) -> None:
+    """Nothing on the device knows what it owed then: all must be delivered before."""
     flipped_in(state / reserve.FILE, rng)
     deleted(state, rng)
 
@@ -212,7 +213,10 @@ def test_whatever_happens_to_its_files_the_device_goes_on_and_all_is_explained(
             shutil.copy(state / "outbox.db", state / "yesterday")
             device.revive()
             stage.more(500)
-        device.kill()
+        if harm is reserve_and_store_spoilt:
+            device.finish()
+        else:
+            device.kill()
         harm(state, rng)
         device.revive()
     stage.more(100)
