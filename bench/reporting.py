@@ -32,12 +32,12 @@ from edge.fleet.ingest import Ingest
 from edge.fleet.store import Arrival, SqliteStore, Stream
 from edge.mqtt import BrokerConfig
 from edge.outbox import Outbox
+from edge.payloads import DetectionsData
 from edge.sender import Sender
 from edge.sinks.mqtt import Mqtt
 from edge.wire import (
     Ack,
     Batch,
-    DetectionsData,
     Event,
     ModelRef,
     SourceRef,

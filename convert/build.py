@@ -19,6 +19,7 @@ from convert import golden, installed
 from convert.errors import ConversionError
 from convert.job import Job
 from convert.judge import Judge
+from convert.layouts import single
 from convert.maker import Maker
 from convert.original import Exported
 from convert.predictions import from_recipe
@@ -66,7 +67,8 @@ class _Build:
         """All steps, in their order."""
         self._make()
         self._judge.judge(self._made, self._reports)
-        for report in self._reports.values():
+        # Where the original itself is in doubt, no layer of a variant can mend it.
+        for report in () if self._judge.doubts else self._reports.values():
             if report.refusals and report.precision == "int8" and self._job.options.search:
                 self._judge.improve(self._made, report)
             self._judge.explain(self._made, report)
@@ -155,7 +157,9 @@ class _Build:
         return bool(report.refusals) or (asked and bool(report.absent))
 
     def _notes(self) -> list[str]:
-        return [*self._judge.doubts, *self._job.inputs.notes]
+        told = [*self._job.original.notes]
+        told += [note for made in self._maker.fp32.values() for note in made.notes]
+        return [*dict.fromkeys(told), *self._job.inputs.notes]
 
     def _models(self, written: Bundle) -> dict[str, Model]:
         """A Model of every variant of a bundle; what edge cannot run is refused."""
@@ -220,8 +224,8 @@ class _Build:
             format=exported.format,
             precision=exported.precision,
             file=_path(exported),
-            inputs=(exported.input,),
-            outputs=exported.outputs,
+            inputs=(single(exported.input),),
+            outputs=tuple(map(single, exported.outputs)),
             parity=measured.parity,
             agreement=measured.agreement,
             accuracy=measured.accuracy,

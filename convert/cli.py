@@ -48,6 +48,11 @@ _PATH = click.Path(path_type=Path)
     "--factory", metavar="FILE.py:FUNCTION", help="Makes the torch module of a state dict."
 )
 @click.option("--input", "input_", metavar="NAME:SHAPE[:LAYOUT]", help="As image:1,3,224,224:nchw.")
+@click.option(
+    "--outputs",
+    metavar="A,B,…",
+    help="Names of the model's outputs, in its order.  [default: those of the file]",
+)
 @click.option("--name", metavar="NAME", help="Of the model.  [default: the file's name]")
 @click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="What the model takes.")
 @click.option("--mean", help="One number, or one a channel, in 0..255.  [default: 0]")

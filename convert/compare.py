@@ -8,56 +8,32 @@ candidate is judged by the bounds of its precision.
 from __future__ import annotations
 
 import random
-import statistics
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from convert import accuracy, diagnosis, gate
 from convert.agreement import agreement, closeness
+from convert.compared import Question, Side, Task
 from convert.diagnosis import Evidence
-from convert.layouts import to_layout
 from convert.model_file import ModelFile
 from convert.parity import Tally
 from convert.recipe import Bounds
 from convert.report import Measured, finite
 from convert.samples import Samples
+from convert.verify import STEADY
 from convert.worst import WorstSample, WorstSamples
-from edge import seams
-from edge.errors import ConfigError, EngineError, FrameError
-from edge.manifest import ImagePreprocess, Variant
-from edge.types import Array, Classification, Geometry, Prediction, TensorSpec
+from edge.errors import ConfigError, EdgeError, EngineError, FrameError
+from edge.golden import range_error
+from edge.manifest import ImagePreprocess
+from edge.types import Array, Classification, Detections, Prediction
 
-Task = Literal["classify", "detect", "tensors"]
 TRIED = 32
 TENSORS = 8
 """Inputs on which the layers are compared."""
-MIN_SCORE = 0.5
-
-
-PREPROCESS = ImagePreprocess(resize="stretch")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """How the two files are to be compared.
-
-    `output` names the scores of a classifier; where it is empty the only output [1, C] is taken.
-    `labels` name its classes in their order; by default they are numbers from 0.
-    `decoder` and `params` are one of edge's decoders, for detect.
-    """
-
-    task: Task = "classify"
-    preprocess: ImagePreprocess = PREPROCESS
-    output: str = ""
-    labels: tuple[str, ...] = ()
-    decoder: str = ""
-    params: Mapping[str, Any] = field(default_factory=dict)
-    keep: int = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,58 +127,6 @@ def compare(
     return found.result(bounds)
 
 
-def classes(file: ModelFile, question: Question) -> tuple[str, ...]:
-    """The labels that a classifier's outputs have without others: numbers from 0."""
-    if question.task != "classify":
-        return ()
-    output = _scores(file, question)
-    return tuple(str(index) for index in range(output.shape[-1]))
-
-
-class _Side:
-    """One of the two files, with what it answered."""
-
-    def __init__(self, file: ModelFile, question: Question) -> None:
-        self.file = file
-        self._preprocess = question.preprocess
-        self._prepare: Callable[[Array], Any] | None = None
-        self.decode = _decoder(file, question)
-        self.predictions: list[Prediction] = []
-        self.seconds: list[float] = []
-
-    def tensor(self, raw: Array, source: TensorSpec) -> tuple[Array, Geometry | None]:
-        """A picture as this file takes it; an array (in the layout of `source`) as it is."""
-        if raw.dtype == np.uint8 and raw.ndim == 3 and self.file.input.layout != "other":
-            if self._prepare is None:
-                self._prepare = _preparation(self._preprocess, self.file.input)
-            tensor, geometry = self._prepare(raw)
-            return tensor, geometry
-        spec = self.file.input
-        array = raw if raw.ndim == len(spec.shape) else raw[None]
-        array = to_layout(array, source, spec) if array.ndim == 4 else array
-        if array.shape != spec.shape:
-            raise FrameError(f"an array here is {list(spec.shape[1:])}, not {list(raw.shape)}")
-        return array.astype(spec.dtype, copy=False), None
-
-    def run(self, tensor: Array) -> dict[str, Array]:
-        started = time.perf_counter()
-        outputs = self.file.run(tensor)
-        self.seconds.append(time.perf_counter() - started)
-        return outputs
-
-    def about(self) -> dict[str, Any]:
-        file = self.file
-        return {
-            "file": file.path.name,
-            "format": file.format,
-            "precision": file.precision,
-            "engine": file.engine,
-            "size": len(file.model),
-            "input": str(file.input),
-            "latency_s": statistics.median(self.seconds),
-        }
-
-
 class _Comparing:
     def __init__(
         self, reference: ModelFile, candidate: ModelFile, samples: Samples, question: Question
@@ -210,8 +134,8 @@ class _Comparing:
         self._question = question
         self._samples = samples
         self._names = _partners(reference, candidate)
-        self._reference = _Side(reference, question)
-        self._candidate = _Side(candidate, question)
+        self._reference = Side(reference, question)
+        self._candidate = Side(candidate, question)
         self._tallies = {name: Tally() for name in self._names}
         self._worst = WorstSamples(question.keep)
         self._classes: list[int | None] = []
@@ -295,6 +219,9 @@ class _Comparing:
         measured = Measured(parity=parity, agreement=same, accuracy=self._accuracy(self._candidate))
         doubts = self._doubts()
         refusals = doubts + gate.refusals(measured, bounds, reference=reference.accuracy)
+        if self._question.task == "tensors":
+            traits = {name: tally.traits() for name, tally in self._tallies.items()}
+            refusals += gate.drowned(traits, bounds)
         advice = ""
         if refusals and not doubts:
             evidence, precision = self._evidence(measured), self._candidate.file.precision
@@ -319,7 +246,7 @@ class _Comparing:
             worst=self._worst.worst_first(),
         )
 
-    def _accuracy(self, side: _Side) -> dict[str, float]:
+    def _accuracy(self, side: Side) -> dict[str, float]:
         if not side.predictions:
             return {}
         pairs = [
@@ -345,7 +272,14 @@ class _Comparing:
             transposed=""
             if exact
             else diagnosis.transposed(self._reference.file.run, self._renamed, self._pairs, target),
+            unsteady=self._unsteady(),
         )
+
+    def _unsteady(self) -> bool:
+        """Whether the candidate answers the same input differently each time."""
+        tensor = self._pairs[0][1]
+        first, again = self._candidate.file.run(tensor), self._candidate.file.run(tensor)
+        return any(range_error(again[name], value) > STEADY for name, value in first.items())
 
     def _renamed(self, tensor: Array) -> dict[str, Array]:
         """The candidate's outputs by the reference's names."""
@@ -357,7 +291,7 @@ class _Comparing:
         side = self._reference
         if len(self._known) < 8 or side.decode is None:
             return []
-        names = side.predictions[0].labels
+        names = getattr(side.predictions[0], "labels", ())
         wanted, found = [], []
         for kind, prediction in zip(self._classes, side.predictions, strict=True):
             if kind is not None:
@@ -384,114 +318,33 @@ class _Comparing:
         from convert import layers
 
         tensors = [tensor for tensor, _ in self._pairs]
-        return [
-            Layer(layer=x.layer, op=x.op, error=x.error, added=x.added)
-            for x in layers.blame(
+        try:
+            found = layers.blame(
                 self._reference.file.exported(), self._candidate.file.exported(), tensors
             )
-        ]
-
-
-def _preparation(preprocess: ImagePreprocess, spec: TensorSpec) -> Callable[[Array], Any]:
-    """Edge's preprocessing for a file's input; a quantised one takes the pixels as they are."""
-    if spec.dtype not in ("float32", "uint8", "int8"):
-        raise ConfigError(f"input {spec}: pictures can be given as float32, uint8 or int8 only")
-    stored = msgspec.structs.replace(spec, dtype="uint8") if spec.dtype == "int8" else spec
-    channels = spec.shape[3] if spec.layout == "nhwc" else spec.shape[1]
-    if channels == 1:
-        preprocess = msgspec.structs.replace(
-            preprocess, color="gray", mean=preprocess.mean[:1], std=preprocess.std[:1]
-        )
-    maker = diagnosis.prepare(preprocess, stored)
-    if spec.dtype != "int8":
-        return maker
-
-    def shifted(raw: Array) -> Any:
-        tensor, geometry = maker(raw)
-        return (tensor.astype(np.int16) - 128).astype(np.int8), geometry
-
-    return shifted
+        except EdgeError:
+            return []  # the verdict stands without
+        return [Layer(layer=x.layer, op=x.op, error=x.error, added=x.added) for x in found]
 
 
 def _partners(reference: ModelFile, candidate: ModelFile) -> dict[str, str]:
-    """The candidate's output for each of the reference's: of the same name, else by place."""
-    wanted, found = reference.outputs, candidate.outputs
-    names = {spec.name for spec in found}
-    if {spec.name for spec in wanted} == names:
-        return {name: name for name in names}
+    """The candidate's output for each of the reference's: of the same name, else the only one left
+    of its shape, else by place."""
+    wanted, found = reference.outputs, list(candidate.outputs)
     if len(wanted) != len(found):
         raise ConfigError(
             f"{reference.path} gives {', '.join(map(str, wanted))}; {candidate.path} gives"
             f" {', '.join(map(str, found))}: these cannot be compared"
         )
-    return {one.name: other.name for one, other in zip(wanted, found, strict=True)}
-
-
-def _decoder(
-    file: ModelFile, question: Question
-) -> Callable[[dict[str, Array], Geometry | None], Prediction] | None:
-    if question.task == "tensors":
-        return None
-    if question.task == "detect":
-        return _of_detector(file, question)
-    output = _scores(file, question)
-    name, labels = output.name, _labels(file, question, output.shape[-1])
-
-    def decode(outputs: dict[str, Array], geometry: Geometry | None) -> Prediction:
-        scores = outputs[name].reshape(-1).astype(np.float32)
-        if not np.isfinite(scores).all():
-            raise FrameError("the model's output is not finite")
-        return Classification(scores, labels)
-
-    return decode
-
-
-def _scores(file: ModelFile, question: Question) -> TensorSpec:
-    """The output of a classifier that holds its scores."""
-    outputs: dict[str, TensorSpec] = {spec.name: spec for spec in file.outputs}
-    flat = [name for name, spec in outputs.items() if len(spec.shape) == 2]
-    name = question.output if question.output in outputs else (flat[0] if len(flat) == 1 else "")
-    if not name:
-        raise ConfigError(
-            f"{file.path}: which output holds the scores? --output takes one of"
-            f" {', '.join(outputs)}; --task tensors compares them all"
-        )
-    return outputs[name]
-
-
-def _of_detector(
-    file: ModelFile, question: Question
-) -> Callable[[dict[str, Array], Geometry | None], Prediction]:
-    if not question.decoder:
-        known = ", ".join(seams.names("decoders"))
-        raise ConfigError(f"--task detect needs --decoder, one of {known}; or --task tensors")
-    adapter = seams.find("decoders", question.decoder)
-    try:
-        params = msgspec.convert(dict(question.params), adapter.Params, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"--decoder {question.decoder}: {error}") from error
-    scores = [s for s in file.outputs if s.name == getattr(params, "scores", "")]
-    classes = (scores or list(file.outputs))[0].shape[-1]
-    variant = Variant(
-        name=file.path.name,
-        format=file.format,
-        precision=file.precision,
-        file=file.path.name,
-        inputs=(file.input,),
-        outputs=file.outputs,
-    )
-    labels = _labels(file, question, classes)
-    decode: Callable[[dict[str, Array], Geometry | None], Prediction] = adapter(
-        params, variant, labels=labels, min_score=MIN_SCORE
-    )
-    return decode
-
-
-def _labels(file: ModelFile, question: Question, classes: int) -> tuple[str, ...]:
-    labels = question.labels or tuple(str(index) for index in range(classes))
-    if len(labels) != classes:
-        raise ConfigError(f"{file.path}: has {classes} classes, --classes names {len(labels)}")
-    return labels
+    if {spec.name for spec in wanted} == {spec.name for spec in found}:
+        return {spec.name: spec.name for spec in wanted}
+    partners: dict[str, str] = {}
+    for spec in wanted:
+        alike = [other for other in found if other.shape == spec.shape]
+        chosen = alike[0] if len(alike) == 1 else found[0]
+        found.remove(chosen)
+        partners[spec.name] = chosen.name
+    return partners
 
 
 def _asked(kind: int, labels: tuple[str, ...]) -> Classification:
@@ -502,4 +355,4 @@ def _nothing(reference: Prediction) -> Prediction:
     """The answer of a candidate that gave none: the least likely class, or no boxes."""
     if isinstance(reference, Classification):
         return Classification(-reference.scores, reference.labels)
-    return reference[:0]
+    return reference[:0] if isinstance(reference, Detections) else reference

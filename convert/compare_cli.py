@@ -153,9 +153,10 @@ def _compare(reference: Path, candidate: Path, data: Path, flags: dict[str, Any]
     with screen.quiet(False, cache.folder() / "logs" / "compare.log") as stream:
         shown = screen.Screen(stream)
         from convert import compare as work
+        from convert import compared
         from convert.model_file import ModelFile
 
-        question = work.Question(
+        question = compared.Question(
             task=flags["task"],
             preprocess=preprocess,
             output=flags["output"],
@@ -164,7 +165,7 @@ def _compare(reference: Path, candidate: Path, data: Path, flags: dict[str, Any]
             params=params,
         )
         one, other = ModelFile(reference), ModelFile(candidate)
-        classes = labels or work.classes(one, question)
+        classes = labels or compared.classes(one, question)
         samples = open_samples(data, truth=flags["labels"], labels=classes)
         bounds = _bounds(Gate().bounds(flags["precision"] or other.precision), flags)
         with shown.step("comparing", len(samples)) as advance:

@@ -117,7 +117,7 @@ def permutation(reference: Sequence[Prediction], found: Sequence[Prediction]) ->
     plain = sum(count for (wanted, answered), count in pairs.items() if wanted == answered)
     if followed < FOLLOWED * total or followed < plain + BETTER * total:
         return ""
-    labels = reference[0].labels
+    labels = getattr(reference[0], "labels", ())
     listed = [f"{labels[a]!r} is answered as {labels[b]!r}" for a, b in sorted(moved.items())]
     more = f" and {len(listed) - 4} more" if len(listed) > 4 else ""
     return ", ".join(listed[:4]) + more

@@ -23,7 +23,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     labels: Path | None = None
     factory: str | None = None
     input: str | None = None
-    output: tuple[str, ...] = ()
+    outputs: str | None = None
     color: str | None = None
     mean: str | None = None
     std: str | None = None
@@ -53,7 +53,7 @@ def document(model: Path, flags: Flags) -> dict[str, Any]:
         **({"labels": str(flags.labels)} if flags.labels else {}),
         "model": _model(model, flags),
         **({"input": [_input(flags.input)]} if flags.input else {}),
-        "output": [{"name": name} for name in flags.output],
+        "output": [{"name": name.strip()} for name in (flags.outputs or "").split(",") if name],
         "preprocess": _preprocess(flags),
         "decoder": _decoder(flags),
         **({"thresholds": {"score": flags.score}} if flags.score is not None else {}),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from convert.accuracy import IN_UNITS
 from convert.diagnosis import Evidence
+from convert.parity import LOST, Traits
 from convert.recipe import Bounds
 from convert.report import Measured
 
@@ -64,6 +65,22 @@ def refusals(
             bounds.accuracy_drop,
         )
     return reasons
+
+
+def drowned(traits: Mapping[str, Traits], bounds: Bounds) -> list[str]:
+    """Why a variant must not be shipped whose narrow columns are lost beside wide ones.
+
+    Against the range of the whole output that is no error, so where nobody decodes the outputs
+    (there is no agreement to measure) nothing else would show it.
+    """
+    if bounds.p99_error >= LOST:
+        return []
+    return [
+        f"{name}: {found.drowned} of {found.columns} columns are wrong by more than {LOST:.0%} of"
+        " what they span"
+        for name, found in traits.items()
+        if found.drowned
+    ]
 
 
 def advice(measured: Measured, evidence: Evidence, *, precision: str) -> str:

@@ -28,6 +28,7 @@ class Inputs:
         if self._evaluation is None and not code.has("evaluation") and self._calibration:
             # The variants are then held against the original on what calibrates them.
             self._evaluation = _samples(recipe, recipe.data.calibration, recipe.data.truth)
+            self._opened["evaluation"] = self._evaluation
         if self._evaluation is None and not code.has("evaluation"):
             raise ConfigError(
                 f"{recipe.folder}: nothing to judge the variants on; name a folder of pictures or"

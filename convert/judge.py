@@ -19,6 +19,7 @@ from convert.cache import digest
 from convert.diagnosis import Evidence
 from convert.errors import ConversionError
 from convert.job import Job
+from convert.layouts import single
 from convert.maker import Maker
 from convert.original import Exported
 from convert.predictions import from_recipe, to_recipe
@@ -229,7 +230,7 @@ class Judge:
         fp32 = self._maker.fp32[candidate.format]
         if not self._job.inputs.can_calibrate:
             return []
-        tensors = self._maker.tensors(fp32.input.single())[:BLAMED_ON]
+        tensors = self._maker.tensors(single(fp32.input))[:BLAMED_ON]
         with self._job.screen.step(f"layers of {candidate.name}"):
             return layers.blame(fp32, candidate, tensors)
 
@@ -257,8 +258,9 @@ class Judge:
 
     def _write(self, found: _Found, report: VariantReport) -> None:
         report.measured = found.measured
-        report.refusals += self._refusals(found, report)
-        if report.refusals and not found.failure:
+        refusals = self._refusals(found, report)
+        report.refusals += [*self.doubts, *refusals]
+        if refusals and not found.failure:
             report.advice = gate.advice(found.measured, found.evidence, precision=report.precision)
         self.worst[report.name] = [self._restored(sample) for sample in found.worst]
 
@@ -276,7 +278,7 @@ class Judge:
     def _restored(self, sample: dict[str, Any]) -> WorstSample:
         recipe = self._job.recipe
         answers = {
-            side: from_recipe(recipe.task, sample[side], recipe.labels)
+            side: sample[side] and from_recipe(recipe.task, sample[side], recipe.labels)
             for side in ("reference", "found")
         }
         return WorstSample(**{**sample, **answers})
@@ -341,8 +343,9 @@ def _stored(sample: WorstSample) -> dict[str, Any]:
         "closeness": sample.closeness,
         "error": sample.error,
         "raw": sample.raw,
-        "reference": to_recipe(sample.reference) if sample.reference else {},
-        "found": to_recipe(sample.found) if sample.found else {},
+        # An answer without a box is one, too.
+        "reference": None if sample.reference is None else to_recipe(sample.reference),
+        "found": None if sample.found is None else to_recipe(sample.found),
         "truth": {
             key: value
             for key, value in sample.truth.items()

@@ -34,6 +34,11 @@ def with_batch(spec: TensorSpec, batch: int) -> TensorSpec:
     return msgspec.structs.replace(spec, shape=(batch, *spec.shape[1:]))
 
 
+def single(spec: TensorSpec) -> TensorSpec:
+    """The spec for one sample: a batch of 1 in the place of a dynamic one."""
+    return with_batch(spec, 1) if spec.shape[:1] == (-1,) else spec
+
+
 def guess_layout(shape: Sequence[int]) -> Layout:
     """The layout of a shape that nobody stated: a picture has 1, 3 or 4 channels."""
     match len(shape):

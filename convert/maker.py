@@ -12,7 +12,7 @@ import msgspec
 from convert.cache import digest
 from convert.errors import CannotConvert, ConversionError
 from convert.job import Job
-from convert.layouts import to_layout
+from convert.layouts import single, to_layout
 from convert.original import FORMATS, Exported, ExportOptions, Format
 from convert.quantize import Calibration, quantize
 from convert.recorded import Recorded
@@ -107,7 +107,7 @@ class Maker:
         self, exported: Exported, precision: Precision, keep_float: frozenset[str]
     ) -> Exported:
         config = self._job.recipe.calibration
-        tensors = self.tensors(exported.input.single()) if precision == "int8" else []
+        tensors = self.tensors(single(exported.input)) if precision == "int8" else []
         title = f"{exported.format} to {precision}"
         with self._job.screen.step(title, len(tensors) or None) as advance:
             return quantize(
@@ -130,7 +130,7 @@ class Maker:
     def _calibration(self) -> tuple[TensorSpec, list[Array]]:
         """Input tensors of the calibration inputs, and their spec: through edge's own code."""
         job = self._job
-        spec = next(iter(self.fp32.values())).input.single()
+        spec = single(next(iter(self.fp32.values())).input)
         prepare = job.recipe.preprocessor(spec)
         tensors = []
         title = "calibration inputs"

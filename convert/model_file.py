@@ -37,6 +37,11 @@ class ModelFile:
             raise ConfigError(f"{path}: takes {len(self._engine.inputs)} inputs ({names}), not one")
         self.input = _known(path, self._engine.inputs[0])
         self.outputs = self._engine.outputs
+        # What a file says of its outputs' shapes need not be so.
+        tried = self.run(np.zeros(self.input.shape, self.input.dtype))
+        self.outputs = tuple(
+            msgspec.structs.replace(spec, shape=tried[spec.name].shape) for spec in self.outputs
+        )
         self.precision: Precision = (_of_onnx if self.format == "onnx" else _of_tflite)(self.model)
         self.engine = self._engine.name
 

@@ -17,6 +17,8 @@ KEPT = 4096
 """Differences of one sample that the percentile is taken from; all of a smaller output."""
 SMALL = 1 / 50
 """A column spans little when it spans less than this part of its whole output."""
+LOST = 0.3
+"""A column is lost when it is wrong by more than this part of what it spans."""
 WIDEST = 4096
 """Axes longer than this have places, not columns."""
 
@@ -175,9 +177,9 @@ class _Columns:
             return 0, len(span)
         narrow = (span < SMALL * spread) & (span > 0)
         wide = ~narrow & (span > 0)
-        if not wide.any() or (worst[wide] > 0.3 * span[wide]).any():
+        if not wide.any() or (worst[wide] > LOST * span[wide]).any():
             return 0, len(span)
-        return int((worst[narrow] > 0.3 * span[narrow]).sum()), len(span)
+        return int((worst[narrow] > LOST * span[narrow]).sum()), len(span)
 
 
 def parity(expected: Array, actual: Array) -> Parity:

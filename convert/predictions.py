@@ -34,6 +34,8 @@ def to_recipe(prediction: Prediction) -> dict[str, Array]:
     """A prediction in the form that the recipe's metrics take."""
     if isinstance(prediction, Classification):
         return {"scores": prediction.scores}
+    if not isinstance(prediction, Detections):
+        raise ConversionError(f"recipes know no {type(prediction).__name__.lower()} yet")
     return {
         "boxes": prediction.boxes,
         "scores": prediction.scores,

@@ -162,7 +162,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """A whole recipe.toml, read from `file`; its paths start in that file's folder.
 
-    `input` and `outputs` may be left out where the model's file knows them. `variants` are those
+    `input` may be left out where the model's file knows it, `outputs` always. `variants` are those
     that were asked for by name; empty: all, and those that another one dominates are left out.
     """
 

@@ -70,7 +70,7 @@ class _Reader(TomlReader):
         task: Any = self.value(document, "task", Literal["detect", "classify"])
         model = self._model(self.table(document, "model"))
         complete = bool(model and model.file)  # such a file knows its own tensors
-        outputs = self._sections(OutputSection, document, "output", at_least=0 if complete else 1)
+        outputs = self._sections(OutputSection, document, "output", at_least=0)
         values: dict[str, Any] = {
             "name": self._name(document),
             "version": self.value(document, "version", str),

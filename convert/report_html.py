@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.report import finite
 from convert.worst import WorstSample
 from edge.errors import ConfigError
 from edge.types import Array, Classification, Detections, Prediction
@@ -103,7 +104,7 @@ def write(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.html").write_text(html(report, worst), encoding="utf-8")
-        (folder / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+        (folder / "report.json").write_text(json.dumps(finite(report), indent=1), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{folder}: the report cannot be written: {error.strerror}") from error
 

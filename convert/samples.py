@@ -74,6 +74,7 @@ class _Folder:
         )
         if not self._files:
             raise ConfigError(f"{path}: holds no pictures and no .npy files")
+        self._counted: set[Path] = set()
         self._labels = labels
         self._boxes = _coco(Path(truth), labels) if truth.endswith(".json") else {}
         self._named = {} if self._boxes else _names(path, self._files, truth)
@@ -95,7 +96,7 @@ class _Folder:
             file = self._files[index]
             raw = _read(file)
             if isinstance(raw, str):
-                self.skipped[raw] += 1
+                self._count(file, self.skipped, raw)
                 continue
             yield raw, self._truth(file)
             given += 1
@@ -123,8 +124,14 @@ class _Folder:
         name = self._relative(file)
         known = self._known(name)
         if not known and self._labelled:
-            self.unlabelled[self._named.get(name, "no label")] += 1
+            self._count(file, self.unlabelled, self._named.get(name, "no label"))
         return known
+
+    def _count(self, file: Path, counter: Counter[str], why: str) -> None:
+        """Once, however often the files are gone through."""
+        if file not in self._counted:
+            self._counted.add(file)
+            counter[why] += 1
 
     def _known(self, name: str) -> Truth:
         if name in self._boxes:

@@ -38,24 +38,45 @@ if TYPE_CHECKING:
     )
     from edge.model import Model, load
     from edge.pipeline import Pipeline, Step
-    from edge.types import Classification, Detections, Frame, Reading
+    from edge.types import (
+        Anomaly,
+        Classification,
+        Depth,
+        Detections,
+        Embedding,
+        Frame,
+        Instances,
+        Keypoints,
+        Oriented,
+        Reading,
+        Regression,
+        Segmentation,
+    )
     from edge.wire import Event
 
 __all__ = [
+    "Anomaly",
     "Bundle",
     "BundleError",
     "Classification",
     "ConfigError",
+    "Depth",
     "Detections",
     "EdgeError",
+    "Embedding",
     "EngineError",
     "Event",
     "Frame",
     "FrameError",
+    "Instances",
+    "Keypoints",
     "Model",
+    "Oriented",
     "OutboxError",
     "Pipeline",
     "Reading",
+    "Regression",
+    "Segmentation",
     "SinkError",
     "SourceError",
     "Step",
@@ -68,10 +89,18 @@ _HOMES = {
     "load": "model",
     "Pipeline": "pipeline",
     "Step": "pipeline",
+    "Anomaly": "types",
     "Classification": "types",
+    "Depth": "types",
     "Detections": "types",
+    "Embedding": "types",
     "Frame": "types",
+    "Instances": "types",
+    "Keypoints": "types",
+    "Oriented": "types",
     "Reading": "types",
+    "Regression": "types",
+    "Segmentation": "types",
     "Event": "wire",
 }
 

@@ -11,12 +11,13 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from edge import board, seams
+from edge.bundle import Bundle
 from edge.clock import Clock, ClockWatch
 from edge.config import Config
 from edge.engines.host import Hosts
@@ -45,9 +46,10 @@ class Worker:
 class Agent:
     """Runs the pipelines and sinks of one edge.toml in this process."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, bundles: Mapping[str, Bundle] | None = None) -> None:
         """Build everything, open bundles, engines and the outbox; nothing runs yet.
 
+        `bundles` are opened ones by the name of the pipeline, in place of those that it names.
         Raises what stands in the way: ConfigError, BundleError, EngineError, OutboxError.
         """
         self._config = config
@@ -57,7 +59,10 @@ class Agent:
         self.pipelines: list[Pipeline] = []
         try:
             for pipeline in config.pipelines:
-                self.pipelines.append(_build_pipeline(config, pipeline, self._hosts, self._clock))
+                opened = (bundles or {}).get(pipeline.name)
+                self.pipelines.append(
+                    _build_pipeline(config, pipeline, self._hosts, self._clock, opened)
+                )
             sinks = {
                 sink.name: seams.find("sinks", sink.type)(sink.options, device=config.device.id)
                 for sink in config.sinks
@@ -143,6 +148,7 @@ class Agent:
                 "source": state.source.state,
                 "frames": stats.frames,
                 "drops": stats.drops,
+                "idle": stats.idle,
                 "bad_frames": stats.bad_frames,
                 "events": stats.events,
                 "fps": stats.fps,
@@ -280,9 +286,11 @@ def package_version() -> str:
         return "unknown"
 
 
-def _build_pipeline(config: Config, pipeline: Any, hosts: Hosts, clock: Clock) -> Pipeline:
+def _build_pipeline(
+    config: Config, pipeline: Any, hosts: Hosts, clock: Clock, bundle: Bundle | None
+) -> Pipeline:
     try:
-        return Pipeline.from_config(pipeline, hosts=hosts, clock=clock)
+        return Pipeline.from_config(pipeline, hosts=hosts, clock=clock, bundle=bundle)
     except ConfigError as error:
         where = f"{config.path}: pipeline {pipeline.name}"
         raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error

@@ -94,6 +94,17 @@ class Bundle:
         return f"Bundle({self.manifest.name} {self.manifest.version}, {self.identity[:19]})"
 
 
+def in_memory(label: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """A bundle that lies nowhere: its files are held, and `label` stands for its path in errors.
+
+    `manifest.files` is filled in from `files`; the identity is that of the same bundle on disk.
+    """
+    manifest = with_files(manifest, files)
+    stored = encode_manifest(manifest)
+    store = _Memory({**files, MANIFEST: stored})
+    return Bundle(label, manifest, f"sha256:{hashlib.sha256(stored).hexdigest()}", store)
+
+
 def write(destination: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     """Write a bundle directory, all or nothing, and open it. An older one there is replaced.
 
@@ -231,6 +242,17 @@ class _Store(Protocol):
 
     def read(self, name: str, limit: int) -> bytes:
         """At most `limit` bytes of a file."""
+
+
+class _Memory:
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._files = files
+
+    def sizes(self) -> dict[str, int]:
+        return {name: len(data) for name, data in self._files.items()}
+
+    def read(self, name: str, limit: int) -> bytes:
+        return self._files[name][:limit]
 
 
 class _Directory:

@@ -14,6 +14,7 @@ from edge.clock import Clock
 from edge.config import Config, PipelineConfig, SinkConfig
 from edge.engines.host import Hosts
 from edge.errors import BundleError, EdgeError, FrameError, OutboxError, SourceError
+from edge.model import Model
 from edge.pipeline import Pipeline
 from edge.seams import EndOfStream
 from edge.types import Frame
@@ -53,13 +54,9 @@ def _try_pipeline(config: PipelineConfig, hosts: Hosts, source_s: float) -> Iter
         return
     with pipeline:
         model = pipeline.model
-        yield _try(
-            f"{name}: model",
-            lambda: (
-                f"{model.manifest.name} {model.variant.name} on {model.engine},"
-                f" {_golden(pipeline)} golden cases right"
-            ),
-        )
+        yield _try(f"{name}: model", lambda: _golden(model))
+        for stage in pipeline.stages:
+            yield _try(f"{name}: stage {stage.name}", lambda stage=stage: _golden(stage.model))
         yield _try(f"{name}: source", lambda: _first_frame(pipeline, source_s))
 
 
@@ -70,15 +67,18 @@ def _try(what: str, action: object) -> Finding:
         return Finding(what=what, detail=str(error), exit_code=error.exit_code)
 
 
-def _golden(pipeline: Pipeline) -> int:
-    results = golden.check(pipeline.model)
+def _golden(model: Model) -> str:
+    results = golden.check(model)
     for result in results:
         if not result.passed:
             raise BundleError(
-                f"golden case {result.case} is wrong on {pipeline.model.engine}:"
+                f"golden case {result.case} is wrong on {model.engine}:"
                 f" {result.measured}; this engine cannot be trusted with this model"
             )
-    return len(results)
+    return (
+        f"{model.manifest.name} {model.variant.name} on {model.engine},"
+        f" {len(results)} golden cases right"
+    )
 
 
 def _first_frame(pipeline: Pipeline, source_s: float) -> str:

@@ -18,6 +18,8 @@ import msgspec
 from edge import seams
 from edge.bundle import BUILTIN
 from edge.errors import ConfigError
+from edge.motion import MotionConfig
+from edge.presence import Point
 from edge.toml_reader import NAME_PATTERN, TomlReader, at, read_toml
 from edge.wire import MAX_BATCH_EVENTS
 
@@ -80,6 +82,25 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     options: Any
 
 
+class StageConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[[pipeline.stage]]: a second bundle looks at the boxes of the first one.
+
+    Boxes of the named `classes` (empty: all) are cut out, `margin` of their size wider on each
+    side, the surest `max_crops` of a frame. The answer becomes the attribute `name` (by default the
+    name of the bundle's model) of the detection: a class, or the labels found, from left to right.
+    """
+
+    bundle: str
+    name: str = ""
+    classes: tuple[str, ...] = ()
+    margin: _NotNegative = 0.1
+    max_crops: _Count = 8
+    min_score: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    variant: str = "auto"
+    accelerator: str = "cpu"
+    threads: _Index = 0
+
+
 class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """[[pipeline]]: a source, a bundle, and rules.
 
@@ -87,12 +108,18 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     cut out before `rotate` turns the picture clockwise by so many degrees. Events of a higher
     `priority` outlive others in a full outbox. When events cannot be written, `when_full` says
     whether the pipeline waits or drops them and declares the loss; "auto" drops for live sources.
+    `zones` are polygons by name, to which rules refer. A recurrent model starts anew where frames
+    are missing, and after a pause of more than `gap_s` seconds (0: however long it was).
     """
 
     name: str
     bundle: str
     source: AdapterConfig
     rules: tuple[AdapterConfig, ...] | None = None
+    stages: tuple[StageConfig, ...] = ()
+    motion: MotionConfig | None = None
+    zones: dict[str, tuple[Point, ...]] = {}
+    gap_s: _NotNegative = 0.0
     variant: str = "auto"
     accelerator: str = "cpu"
     threads: _Index = 0
@@ -155,7 +182,7 @@ def json_schema() -> dict[str, Any]:
     def table(struct: type[msgspec.Struct], **replaced: Any) -> dict[str, Any]:
         schema = msgspec.json.schema(struct, schema_hook=lambda _: {})
         body = schema["$defs"][struct.__name__]
-        for key in ("source", "rules", "options"):
+        for key in ("source", "rules", "stages", "options"):
             body["properties"].pop(key, None)
         body["properties"].update(replaced)
         body["required"] = [*(k for k in body.get("required", []) if k in body["properties"])]
@@ -167,6 +194,8 @@ def json_schema() -> dict[str, Any]:
         name=name,
         source=adapters("sources", extra={}),
         rule={"type": "array", "items": adapters("rules", extra={})},
+        stage={"type": "array", "items": table(StageConfig)},
+        motion=table(MotionConfig),
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -266,13 +295,22 @@ class _Reader(TomlReader):
         rules = None
         if "rule" in table:
             items = self.array(table, "rule", key)
-            rules = [self.adapter("rules", rule, where) for rule, where in items]
-        table.pop("source", None)
-        table.pop("rule", None)
-        placeholder = AdapterConfig(type="", options=None)
-        plain = self.struct(
-            PipelineConfig, table, key, given={"source": source or placeholder, "rules": None}
-        )
+            zones = self.table(table, "zones", key)
+            rules = [self.adapter("rules", _with_zone(rule, zones), place) for rule, place in items]
+        stages = [self._stage(*item) for item in self.array(table, "stage", key)]
+        motion = None
+        if "motion" in table:
+            where = at(key, "motion")
+            motion = self.struct(MotionConfig, self.table(table, "motion", key), where)
+        for name in ("source", "rule", "stage", "motion"):
+            table.pop(name, None)
+        given = {
+            "source": source or AdapterConfig(type="", options=None),
+            "rules": None,
+            "stages": tuple(stage for stage in stages if stage),
+            "motion": motion,
+        }
+        plain = self.struct(PipelineConfig, table, key, given=given)
         if plain is None or source is None:
             return None
         pipeline: PipelineConfig = msgspec.structs.replace(
@@ -281,6 +319,14 @@ class _Reader(TomlReader):
             rules=None if rules is None else tuple(rule for rule in rules if rule),
         )
         return pipeline
+
+    def _stage(self, table: Mapping[str, Any], key: str) -> StageConfig | None:
+        stage: StageConfig | None = self.struct(StageConfig, table, key)
+        if stage is None:
+            return None
+        if stage.name:
+            self.check_name(stage.name, at(key, "name"))
+        return msgspec.structs.replace(stage, bundle=self._bundle(stage.bundle))
 
     def _expand(self, value: Any, key: str) -> Any:
         if isinstance(value, dict):
@@ -296,3 +342,11 @@ class _Reader(TomlReader):
 
     def _bundle(self, path: str) -> str:
         return path if path.startswith(BUILTIN) else str(self.absolute(path))
+
+
+def _with_zone(rule: dict[str, Any], zones: Mapping[str, Any]) -> dict[str, Any]:
+    """A rule that names one of the pipeline's zones, with that zone's polygon."""
+    zone = rule.get("zone")
+    if "polygon" in rule or not isinstance(zone, str) or zone not in zones:
+        return rule
+    return {**rule, "polygon": zones[zone]}

@@ -14,7 +14,12 @@ from edge.types import TensorSpec
 FORMAT = "edgewright-bundle/v1-draft"
 Precision = Literal["fp32", "fp16", "int8-dynamic", "int8"]
 """int8-dynamic: weights alone are int8; int8: weights and activations, calibrated."""
-CAPABILITIES: frozenset[str] = frozenset()
+Task = Literal[
+    "detect", "classify", "segment", "instance", "keypoints", "oriented", "anomaly", "depth",
+    "regress", "embed",
+]  # fmt: skip
+"""What a model is for; each has its prediction in edge/types.py and its kind on the wire."""
+CAPABILITIES = frozenset({"state"})
 """What this reader understands beyond the base format, for `requires`."""
 
 
@@ -80,8 +85,19 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     cosine: float
 
 
+class StatePair(msgspec.Struct, frozen=True, kw_only=True):
+    """The output `output` of one call is the input `input` of the next; zeros at first."""
+
+    input: str
+    output: str
+
+
 class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model file: a format at a precision, its tensors, and what was measured of it."""
+    """One model file: a format at a precision, its tensors, and what was measured of it.
+
+    Of its inputs one is for the frame; the others are state (a bundle that has it says `state` in
+    `requires`), or constants, by name: a number, or a list of the input's shape.
+    """
 
     name: str
     format: Literal["onnx", "tflite"]
@@ -89,17 +105,11 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    state: tuple[StatePair, ...] = ()
+    constants: dict[str, Any] = {}
     parity: dict[str, Parity] = {}
     agreement: dict[str, float] = {}
     accuracy: dict[str, float] = {}
-
-    def single(self) -> Variant:
-        """The same for one frame: a dynamic batch is 1."""
-        return msgspec.structs.replace(
-            self,
-            inputs=tuple(spec.single() for spec in self.inputs),
-            outputs=tuple(spec.single() for spec in self.outputs),
-        )
 
 
 class GoldenCase(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -146,7 +156,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     version: str
     summary: str = ""
-    task: Literal["detect", "classify"]
+    task: Task
     labels: tuple[str, ...]
     preprocess: Preprocess
     decoder: Decoder
@@ -165,6 +175,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ValueError(f"variant names must differ: {', '.join(names)}")
         for variant in self.variants:
             self._listed(variant.file, f"variant {variant.name}")
+            if (variant.state or variant.constants) and "state" not in self.requires:
+                raise ValueError(
+                    f"variant {variant.name} has state or constants: `requires` must name state"
+                )
         for case in self.golden:
             for path in (case.input, *case.outputs.values()):
                 self._listed(path, f"golden case {case.name}")

@@ -11,6 +11,9 @@ import numpy as np
 from edge import postprocess, preprocess
 from edge.bundle import Bundle
 from edge.engines.host import AUTO, Hosts, choose
+from edge.recognize import Hints
+from edge.recognize.bundles import open_any
+from edge.state import State
 from edge.types import Array, Geometry, Prediction
 from edge.wire import ModelRef
 
@@ -44,10 +47,10 @@ class Model:
             accelerator=accelerator,
             threads=threads,
         )
-        spec = self.variant.inputs[0].single()
-        self._input = spec.name
+        self.state = State(self.variant)
+        spec = self.state.frame_input
         self._prepare = preprocess.build(self.manifest, spec, roi=roi, rotate=rotate)
-        self._decode = postprocess.build(self.manifest, self.variant.single(), min_score=min_score)
+        self._decode = postprocess.build(self.manifest, self.variant, min_score=min_score)
         self.ref = ModelRef(
             name=self.manifest.name,
             version=self.manifest.version,
@@ -65,15 +68,20 @@ class Model:
         return self._prepare(data)
 
     def infer(self, tensor: Array) -> dict[str, Array]:
-        """Input tensor -> raw output tensors by name."""
-        return self._host.infer({self._input: tensor})
+        """Input tensor -> raw output tensors by name. A recurrent model's state goes on."""
+        raw = self._host.infer(self.state.inputs(tensor))
+        self.state.keep(raw)
+        return raw
 
     def postprocess(self, raw: dict[str, Array], geometry: Geometry | None) -> Prediction:
         """Raw output tensors -> prediction in source coordinates."""
         return self._decode(raw, geometry)
 
     def predict(self, data: Array) -> Prediction:
-        """One picture (uint8 [H, W, 3] BGR) or window (float [T, C]) -> its prediction."""
+        """One picture (uint8 [H, W, 3] BGR) or window (float [T, C]) -> its prediction.
+
+        A recurrent model takes them as one stream; `state.reset()` starts another.
+        """
         tensor, geometry = self.preprocess(np.asarray(data))
         return self.postprocess(self.infer(tensor), geometry)
 
@@ -103,9 +111,13 @@ def load(
     variant: str = AUTO,
     threads: int = 0,
     min_score: float | None = None,
+    hints: Hints | None = None,
 ) -> Model:
     """Open and verify a bundle (directory or .tar) and make it ready to predict.
 
-    BundleError when it is damaged or does not fit; EngineError when no variant runs here.
+    An .onnx or .tflite file is recognised, with `hints` for what it does not say (as `edge run
+    --model` does it). BundleError when a bundle is damaged or does not fit; EngineError when no
+    variant runs here; ConfigError when a model cannot be recognised.
     """
-    return Model(Bundle.open(path), variant=variant, threads=threads, min_score=min_score)
+    bundle = open_any(path, hints)
+    return Model(bundle, variant=variant, threads=threads, min_score=min_score)

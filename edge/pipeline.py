@@ -25,20 +25,27 @@ from edge.bundle import Bundle
 from edge.clock import Clock
 from edge.config import AdapterConfig, PipelineConfig
 from edge.engines.host import Hosts
-from edge.errors import EdgeError, FrameError, SourceError
+from edge.errors import ConfigError, EdgeError, FrameError, SourceError
+from edge.happenings import Happening
+from edge.manifest import ImagePreprocess
 from edge.model import Model
+from edge.motion import MotionGate
+from edge.payloads import payload_of
+from edge.recognize.bundles import open_any
 from edge.rules import Chain
 from edge.seams import EndOfStream
-from edge.types import Frame, Outcome, Prediction
+from edge.stages import Stage
+from edge.state import Gaps
+from edge.types import Detections, Frame, Outcome, Prediction
 from edge.wire import (
     Event,
     Latency,
+    Payload,
     PipelineState,
     PipelineTelemetry,
     SourceRef,
     SourceState,
     kind_of,
-    payload_of,
 )
 
 _READ_S = 0.2
@@ -59,6 +66,7 @@ class Step:
     frame: Frame
     prediction: Prediction
     outcome: Outcome | None
+    happenings: tuple[Happening, ...] = ()
 
 
 class Mailbox:
@@ -110,6 +118,9 @@ class FrameStats:
         self.bad_frames = 0
         self.last_bad = ""
         self.events = 0
+        self.idle = 0
+        self.state_resets = 0
+        self._skipped_s = 0.0
         self._stages: dict[str, collections.deque[float]] = {}
         self._moments: collections.deque[float] = collections.deque(maxlen=_RECENT)
 
@@ -124,9 +135,15 @@ class FrameStats:
                 recent.append((moment_ns - before) / 1e6)
             before = moment_ns
 
+    def skip(self) -> None:
+        """One frame that was not worth an inference."""
+        self.idle += 1
+        self._skipped_s = time.monotonic()
+
     def idle_s(self, *, since_s: float) -> float:
         """Seconds since the last frame, or since a monotonic moment when there was none."""
-        return time.monotonic() - (self._moments[-1] if self._moments else since_s)
+        last_s = self._moments[-1] if self._moments else since_s
+        return time.monotonic() - max(last_s, self._skipped_s)
 
     @property
     def fps(self) -> float:
@@ -170,14 +187,21 @@ class Pipeline:
         if rules is not None:
             document["rule"] = [dict(rule) for rule in rules]
         config = configuration.decode_pipeline(document)
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        opened = bundle if isinstance(bundle, Bundle) else open_any(bundle)
         self._setup(config, opened, hosts, Clock())
 
     @classmethod
-    def from_config(cls, config: PipelineConfig, *, hosts: Hosts, clock: Clock) -> Self:
-        """A pipeline of an edge.toml, on shared engine hosts."""
+    def from_config(
+        cls,
+        config: PipelineConfig,
+        *,
+        hosts: Hosts,
+        clock: Clock,
+        bundle: Bundle | None = None,
+    ) -> Self:
+        """A pipeline of an edge.toml, on shared engine hosts; `bundle` if it is open already."""
         pipeline = cls.__new__(cls)
-        pipeline._setup(config, Bundle.open(config.bundle), hosts, clock)
+        pipeline._setup(config, bundle or open_any(config.bundle), hosts, clock)
         return pipeline
 
     def _setup(
@@ -195,6 +219,8 @@ class Pipeline:
         self.source: seams.Source = seams.find("sources", config.source.type)(
             config.source.options, name=config.name, preprocess=manifest.preprocess
         )
+        self._own_hosts = Hosts() if hosts is None else None
+        hosts = self._own_hosts if hosts is None else hosts
         self.model = Model(
             bundle,
             hosts=hosts,
@@ -205,6 +231,18 @@ class Pipeline:
             roi=config.roi,
             rotate=config.rotate,
         )
+        self.stages: list[Stage] = []
+        try:
+            self._gate = self._build_gate(config)
+            for stage in config.stages:
+                opened = Stage.open(stage, self.model, hosts=hosts, rotate=config.rotate)
+                if any(opened.name == other.name for other in self.stages):
+                    raise ConfigError(f"stage: two are called {opened.name!r}; names must differ")
+                self.stages.append(opened)
+        except BaseException:
+            self._close_models()
+            raise
+        self._gaps = Gaps(config.gap_s)
         live = self.source.live
         self._mailbox = Mailbox(1 if live else 4, newest_wins=live)
         self.last: Step | None = None
@@ -233,36 +271,51 @@ class Pipeline:
         """Run to the end, handing every event to `append`; returns at `stop` too."""
         self._stop = stop
         for step in self:
-            if step.outcome is None:
-                continue
+            payloads: list[Payload] = [*step.happenings]
             try:
-                event = self._event(step.frame, step.outcome)
+                if step.outcome is not None:
+                    payloads.append(payload_of(step.outcome))
             except FrameError as error:
                 self._bad_frame(error)
-                continue
-            if append(event):
-                self.stats.events += 1
+            for payload in payloads:
+                if append(self._event(step.frame, payload)):
+                    self.stats.events += 1
 
     def _step(self, frame: Frame) -> Step | None:
-        """Hops three to six for one frame; None for a frame that cannot be used."""
+        """Hops three to six for one frame; None for one that is idle or cannot be used."""
         moments = {"start": time.monotonic_ns()}
         try:
+            if self._gate is not None and not self._gate.passes(frame):
+                self.stats.skip()
+                return None
+            if self._gaps.before(frame) and self.model.state:
+                self.model.state.reset()
+                self.stats.state_resets += 1
             tensor, geometry = self.model.preprocess(frame.data)
             moments["preprocess"] = time.monotonic_ns()
             raw = self.model.infer(tensor)
             moments["infer"] = time.monotonic_ns()
             prediction = self.model.postprocess(raw, geometry)
             moments["postprocess"] = time.monotonic_ns()
-            outcome = self._rules(prediction, frame.mono_ns)
+            if self.stages and isinstance(prediction, Detections):
+                for stage in self.stages:
+                    prediction = stage(frame.data, prediction)
+                moments["stages"] = time.monotonic_ns()
+            outcome = self._rules(prediction, frame.mono_ns, _size(frame))
         except FrameError as error:
+            self._gaps.missed()
             self._bad_frame(error)
             return None
         self.stats.frame(moments)
-        self.last = Step(frame=frame, prediction=prediction, outcome=outcome)
+        self.last = Step(
+            frame=frame,
+            prediction=prediction,
+            outcome=outcome,
+            happenings=tuple(self._rules.happened),
+        )
         return self.last
 
-    def _event(self, frame: Frame, outcome: Outcome) -> Event:
-        payload = payload_of(outcome)
+    def _event(self, frame: Frame, payload: Payload) -> Event:
         return Event(
             kind=kind_of(payload),
             pipeline=self.name,
@@ -272,6 +325,18 @@ class Pipeline:
             engine=self.model.engine,
             data=msgspec.Raw(msgspec.json.encode(payload)),
         )
+
+    def _build_gate(self, config: PipelineConfig) -> MotionGate | None:
+        if config.motion is None:
+            return None
+        if not isinstance(self.model.manifest.preprocess, ImagePreprocess):
+            raise ConfigError(f"motion: {self.model.manifest.name} takes no pictures")
+        return MotionGate(config.motion)
+
+    def _close_models(self) -> None:
+        """Free the engines, unless they are shared."""
+        if self._own_hosts is not None:
+            self._own_hosts.close()
 
     # ---- the reading thread
 
@@ -350,6 +415,8 @@ class Pipeline:
             events=stats.events,
             fps=round(stats.fps, 2),
             latency_ms=stats.latencies(),
+            idle=stats.idle,
+            state_resets=stats.state_resets,
         )
 
     def close(self) -> None:
@@ -357,7 +424,7 @@ class Pipeline:
         self._stop.set()
         if self._reader is not None:
             self._reader.join(2.0)
-        self.model.close()
+        self._close_models()
 
     def __enter__(self) -> Self:
         return self
@@ -369,6 +436,11 @@ class Pipeline:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _size(frame: Frame) -> tuple[int, int]:
+    """Width and height of a picture; those of a window say nothing."""
+    return frame.data.shape[1], frame.data.shape[0]
 
 
 def _manifest_rule(rule: Mapping[str, Any], bundle: Bundle) -> AdapterConfig:

@@ -49,7 +49,6 @@ class ImagePreprocessor:
         rotate: int = 0,
     ) -> None:
         channels = 1 if config.color == "gray" else 3
-        expected = "uint8" if config.folded else "float32"
         if spec.layout not in ("nchw", "nhwc") or len(spec.shape) != 4 or spec.shape[0] != 1:
             raise BundleError(f"input {spec}: an image model takes [1, …] in nchw or nhwc")
         height, width = spec.shape[2:] if spec.layout == "nchw" else spec.shape[1:3]
@@ -59,8 +58,9 @@ class ImagePreprocessor:
                 f"input {spec}: {found} channels, but colour {config.color!r} has {channels},"
                 f" mean {len(config.mean)} and std {len(config.std)}"
             )
-        if spec.dtype != expected:
-            raise BundleError(f"input {spec}: preprocessing makes {expected}")
+        made = ("uint8",) if config.folded else ("float32", "float16", "int32")
+        if spec.dtype not in made and (config.folded or spec.quantization is None):
+            raise BundleError(f"input {spec}: preprocessing makes {' or '.join(made)}")
         _check_std(config.std)
         self._config = config
         self._size = (int(width), int(height))
@@ -77,6 +77,9 @@ class ImagePreprocessor:
         self._scale = 1.0 / np.asarray(config.std, np.float32)
         self._offset = -np.asarray(config.mean, np.float32) * self._scale
         self._uniform = len(set(config.std)) == 1 and not self._offset.any()
+        self._stored = None
+        if not config.folded and np.dtype(spec.dtype).kind in "iu":
+            self._stored = _stored_values(self._scale, self._offset, spec)
         self._ordered = np.empty((height, width, 3)[: 2 if channels == 1 else 3], np.uint8)
 
     def __call__(self, data: Array) -> tuple[Array, Geometry | None]:
@@ -160,6 +163,9 @@ class ImagePreprocessor:
         ordered = self._reorder()
         if self._config.folded:
             view[:] = ordered
+        elif self._stored is not None:
+            for channel, table in enumerate(self._stored):
+                view[:, :, channel] = table[ordered[:, :, channel]]
         elif self._uniform and view.flags.c_contiguous:
             np.multiply(ordered, self._scale[0], out=view)
         else:
@@ -214,6 +220,15 @@ class WindowPreprocessor:
         np.subtract(data, self._mean, out=view, casting="unsafe")
         view *= self._scale
         return self._tensors[self._turn], None
+
+
+def _stored_values(scale: Array, offset: Array, spec: TensorSpec) -> Array:
+    """What a whole-number input takes for each byte of each channel: [C, 256], quantised."""
+    real = np.arange(256, dtype=np.float32) * scale[:, None] + offset[:, None]
+    if spec.quantization is not None:
+        real = real / spec.quantization.scale + spec.quantization.zero_point
+    limits = np.iinfo(spec.dtype)
+    return np.asarray(real.round().clip(limits.min, limits.max).astype(spec.dtype))
 
 
 def _check_std(std: tuple[float, ...]) -> None:

@@ -1,7 +1,9 @@
 """Rules: from predictions to what is worth an event. Pure; time is passed in.
 
 A pipeline's rules are called one after another; a rule that returns None ends the chain for this
-frame. State lives in the rule, one instance a pipeline.
+frame. Watchers (zones, lines, counts) look on: each sees every frame's detections and reports
+events of its own; what they see goes on to the rules behind them, and behind the last one nothing
+is left to report. State lives in the rule, one instance a pipeline.
 """
 
 from __future__ import annotations
@@ -14,25 +16,58 @@ import numpy as np
 from edge import seams
 from edge.config import AdapterConfig
 from edge.errors import ConfigError
-from edge.types import Classification, Detections, Outcome
+from edge.happenings import Happening
+from edge.types import Anomaly, Classification, Detections, Outcome, Reading, Segmentation
 
 
 class Chain:
-    """All rules of one pipeline, in order."""
+    """All rules of one pipeline, in order; `happened`: what watchers noticed in the last one."""
 
     def __init__(self, configs: Sequence[AdapterConfig], labels: tuple[str, ...]) -> None:
-        self._rules = [
-            seams.find("rules", config.type)(config.options, labels=labels) for config in configs
-        ]
+        self.happened: list[Happening] = []
+        self._labels = labels
+        self._rules: list[seams.Rule | None] = []
+        self._watchers: list[seams.Watcher | None] = []
+        for config in configs:
+            rule = seams.find("rules", config.type)(config.options, labels=labels)
+            watches = isinstance(rule, seams.Watcher)
+            self._rules.append(None if watches else rule)
+            self._watchers.append(rule if watches else None)
+        self._names = [config.type for config in configs]
+        _check_order(self._names, self._watchers)
 
-    def __call__(self, outcome: Outcome, mono_ns: int) -> Outcome | None:
-        """The outcome to report for this frame, or None."""
+    def __call__(
+        self, outcome: Outcome, mono_ns: int, size: tuple[int, int] = (1, 1)
+    ) -> Outcome | None:
+        """The outcome to report for this frame, or None.
+
+        `size` is the width and height of the source's picture.
+        """
         current: Outcome | None = outcome
-        for rule in self._rules:
-            if current is None:
-                return None
-            current = rule(current, mono_ns)
-        return current
+        self.happened = []
+        for name, rule, watcher in zip(self._names, self._rules, self._watchers, strict=True):
+            seen = Detections.empty(self._labels) if current is None else current
+            if watcher is not None:
+                if not isinstance(seen, Detections):
+                    raise ConfigError(f"{name}: needs a model that detects")
+                self.happened += watcher.watch(seen, mono_ns, size)
+            elif rule is not None and (current is not None or name == "track"):
+                passed = rule(seen, mono_ns)
+                current = None if current is None else passed
+        watched = self._watchers and self._watchers[-1] is not None
+        return None if watched else current
+
+
+def _check_order(names: Sequence[str], watchers: Sequence[seams.Watcher | None]) -> None:
+    """Who looks on must see every frame. Of all rules, `filter` and `track` let every frame pass:
+    their None is a frame in which nothing is."""
+    for index, (name, watcher) in enumerate(zip(names, watchers, strict=True)):
+        before = [*zip(names[:index], watchers[:index], strict=True)]
+        holding = [n for n, w in before if w is None and n not in ("filter", "track")]
+        if (watcher is not None or name == "track") and holding:
+            raise ConfigError(f"{name}: must see every frame; put it before {', '.join(holding)}")
+        if watcher is not None and watcher.needs_ids and "track" not in names[:index]:
+            raise ConfigError(f"{name}: needs the ids of the rule track; put that before it")
 
 
 class Filter:
@@ -58,7 +93,8 @@ class Filter:
         self._wanted = np.array([not config.classes or name in config.classes for name in labels])
 
     def __call__(self, outcome: Outcome, mono_ns: int) -> Outcome | None:
-        """Detections are thinned out; a classification passes or does not; a reading passes."""
+        """Detections are thinned out; what has one score or label passes or does not, and so does
+        a segmentation that shows a wanted class; what has neither passes."""
         config = self._config
         if isinstance(outcome, Detections):
             kept = outcome[self._wanted[outcome.classes] & (outcome.scores >= config.min_score)]
@@ -66,7 +102,14 @@ class Filter:
         if isinstance(outcome, Classification):
             passes = self._wanted[outcome.index] and outcome.score >= config.min_score
             return outcome if passes else None
-        return outcome if outcome.confidence >= config.min_score else None
+        if isinstance(outcome, Segmentation):
+            seen = np.unique(outcome.classes)
+            return outcome if self._wanted[seen[seen >= 0]].any() else None
+        if isinstance(outcome, Anomaly):
+            return outcome if outcome.score >= config.min_score else None
+        if isinstance(outcome, Reading):
+            return outcome if outcome.confidence >= config.min_score else None
+        return outcome
 
 
 class Debounce:
@@ -123,9 +166,18 @@ class OnChange:
 
 
 def key_of(outcome: Outcome) -> object:
-    """What makes two outcomes the same: the labels seen, the winning label, or the value."""
+    """What makes two outcomes the same: the labels seen with what second models say of them, the
+    winning label, or the value.
+
+    What only measures (depth, regression, embedding) is never the same twice.
+    """
     if isinstance(outcome, Detections):
-        return tuple(sorted(outcome.names))
+        said = [attribute.labels for attribute in outcome.attributes]
+        return tuple(sorted(zip(outcome.names, *said, strict=True)))
     if isinstance(outcome, Classification):
         return outcome.label
-    return outcome.value
+    if isinstance(outcome, Segmentation):
+        return tuple(sorted(outcome.shares))
+    if isinstance(outcome, Anomaly):
+        return outcome.anomalous
+    return outcome.value if isinstance(outcome, Reading) else object()

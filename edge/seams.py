@@ -11,10 +11,11 @@ import functools
 import importlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from edge.errors import ConfigError
-from edge.types import Array, Frame, Geometry, Outcome, Prediction, TensorSpec
+from edge.happenings import Happening
+from edge.types import Array, Detections, Frame, Geometry, Outcome, Prediction, TensorSpec
 from edge.wire import Batch, SourceState, State, StoredEvent, Telemetry
 
 SOURCES = {
@@ -35,15 +36,42 @@ SINKS = {
     "jsonl": "edge.sinks.jsonl:JsonLines",
 }
 DECODERS = {
+    "anomaly": "edge.postprocess.maps:Anomaly",
+    "boxes_scores": "edge.postprocess.ssd:BoxesScores",
+    "depth": "edge.postprocess.maps:Depth",
+    "detr": "edge.postprocess.ssd:Detr",
+    "distribution": "edge.postprocess.distribution:Distribution",
+    "embedding": "edge.postprocess.vectors:Embedding",
+    "end_to_end": "edge.postprocess.yolo:EndToEnd",
+    "fastestdet": "edge.postprocess.distribution:FastestDet",
+    "heatmaps": "edge.postprocess.shapes:Heatmaps",
+    "listed": "edge.postprocess.ssd:Listed",
     "ltrb_grid": "edge.postprocess.detect:LtrbGrid",
-    "scores": "edge.postprocess.classify:Scores",
-    "softmax": "edge.postprocess.classify:Softmax",
+    "movenet": "edge.postprocess.shapes:MoveNet",
+    "regression": "edge.postprocess.vectors:Regression",
+    "scores": "edge.postprocess.vectors:Scores",
+    "semantic": "edge.postprocess.maps:Semantic",
+    "sigmoid": "edge.postprocess.vectors:Sigmoid",
+    "softmax": "edge.postprocess.vectors:Softmax",
+    "ssd_anchors": "edge.postprocess.ssd:SsdAnchors",
+    "yolo_oriented": "edge.postprocess.shapes:YoloOriented",
+    "yolo_pose": "edge.postprocess.shapes:YoloPose",
+    "yolo_segment": "edge.postprocess.shapes:YoloSegment",
+    "yolov5": "edge.postprocess.yolo:Yolov5",
+    "yolov8": "edge.postprocess.yolo:Yolov8",
+    "yolox": "edge.postprocess.yolo:Yolox",
 }
 RULES = {
     "filter": "edge.rules:Filter",
     "debounce": "edge.rules:Debounce",
     "on_change": "edge.rules:OnChange",
     "reading": "edge.reading:ReadingRule",
+    "track": "edge.tracking:Track",
+    "entered": "edge.zones:Entered",
+    "left": "edge.zones:Left",
+    "dwell": "edge.zones:Dwell",
+    "count": "edge.zones:Count",
+    "line": "edge.lines:Line",
 }
 _TABLES = {
     "sources": SOURCES,
@@ -153,6 +181,20 @@ class Rule(Protocol):
 
     def __call__(self, outcome: Outcome, mono_ns: int) -> Outcome | None:
         """What goes on to the next rule, or None when there is nothing to report."""
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """A rule that looks on and reports events of its own. Keeps state, does no I/O.
+
+    `needs_ids`: it sees tracked objects only, so that the rule `track` must come before it.
+    """
+
+    Config: ClassVar[type[Any]]
+    needs_ids: bool
+
+    def watch(self, found: Detections, mono_ns: int, size: tuple[int, int]) -> Sequence[Happening]:
+        """What is noticed of one frame; `size` is the width and height of the source's picture."""
 
 
 @functools.cache

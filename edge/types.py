@@ -7,7 +7,7 @@ prediction never aliases an engine's output buffer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -22,7 +22,8 @@ Layout = Literal["nchw", "nhwc", "ntc", "nc", "other"]
 class Frame:
     """One image or one window of samples, as the source gave it.
 
-    `number` counts from 0 within a source; `mono_ns` is the monotonic clock and `wall_ns` the
+    `number` counts from 0 within a source, and leaves one out where the source knows that something
+    was lost; `mono_ns` is the monotonic clock and `wall_ns` the
     wall clock (nanoseconds since 1970, UTC) at capture.
     """
 
@@ -41,10 +42,7 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One tensor of a model: its name in the graph, its shape, dtype and layout.
-
-    Shapes are static, but for a batch of -1: as many as come.
-    """
+    """One tensor of a model: its name in the graph, its static shape, dtype and layout."""
 
     name: str
     shape: tuple[int, ...]
@@ -54,12 +52,6 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype}{list(self.shape)}"
-
-    def single(self) -> TensorSpec:
-        """The same for one frame: a dynamic batch is 1."""
-        if not self.shape or self.shape[0] != -1:
-            return self
-        return msgspec.structs.replace(self, shape=(1, *self.shape[1:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +69,33 @@ class Geometry:
 
     def to_source(self, boxes: Array) -> Array:
         """Boxes xyxy [N, 4] in input pixels -> xyxy [N, 4] in source pixels, clipped to it."""
+        limit = np.array([self.width, self.height], dtype=np.float32)
+        (across, turn_x, left), (turn_y, down, top) = self.matrix.tolist()
+        if turn_x == turn_y == 0 and across > 0 and down > 0:  # as nearly always
+            scale = np.array([across, down, across, down], np.float32)
+            moved = boxes * scale + np.array([left, top, left, top], np.float32)
+            np.minimum(np.maximum(moved, 0, out=moved), np.tile(limit, 2), out=moved)
+            return moved.astype(np.float32, copy=False)
         corners = boxes.reshape(-1, 2) @ self.matrix[:, :2].T + self.matrix[:, 2]
         corners = corners.reshape(-1, 2, 2)
-        limit = np.array([self.width, self.height], dtype=np.float32)
         low = np.clip(corners.min(axis=1), 0, limit)
         high = np.clip(corners.max(axis=1), 0, limit)
         return np.concatenate([low, high], axis=1).astype(np.float32)
+
+    def points_to_source(self, points: Array) -> Array:
+        """Points x, y [..., 2] in input pixels -> the same in source pixels, not clipped."""
+        moved: Array = points @ self.matrix[:, :2].T + self.matrix[:, 2]
+        return moved.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attribute:
+    """What a second model says of each detection: labels [N], "" where it was not asked; scores
+    float32 [N] in 0..1."""
+
+    name: str
+    labels: tuple[str, ...]
+    scores: Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,13 +103,16 @@ class Detections:
     """Objects found in a frame.
 
     boxes float32 [N, 4] xyxy in source pixels; scores float32 [N] in 0..1; classes int64 [N],
-    indices into `labels`.
+    indices into `labels`. `ids` int64 [N], once they are tracked: the same number for the same
+    object in every frame, from 1; 0 for what belongs to no track.
     """
 
     boxes: Array
     scores: Array
     classes: Array
     labels: tuple[str, ...]
+    ids: Array | None = field(default=None, kw_only=True)
+    attributes: tuple[Attribute, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -106,13 +122,28 @@ class Detections:
             )
         if self.classes.shape != (count,):
             raise ValueError(f"classes {self.classes.shape} for {count} boxes")
+        if self.ids is not None and self.ids.shape != (count,):
+            raise ValueError(f"ids {self.ids.shape} for {count} boxes")
+        if any(len(one.labels) != count or len(one.scores) != count for one in self.attributes):
+            raise ValueError(f"an attribute does not have one label and score for {count} boxes")
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def __getitem__(self, index: Array | slice) -> Detections:
         """A subset: a boolean mask [N], an array of indices or a slice."""
-        return Detections(self.boxes[index], self.scores[index], self.classes[index], self.labels)
+        chosen = np.arange(len(self))[index]
+        return Detections(
+            self.boxes[index],
+            self.scores[index],
+            self.classes[index],
+            self.labels,
+            ids=None if self.ids is None else self.ids[index],
+            attributes=tuple(
+                Attribute(one.name, tuple(one.labels[i] for i in chosen), one.scores[index])
+                for one in self.attributes
+            ),
+        )
 
     @property
     def names(self) -> list[str]:
@@ -128,8 +159,82 @@ class Detections:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Instances(Detections):
+    """Detections with a mask each: bool [h, w], whose cells divide the detection's box evenly."""
+
+    masks: tuple[Array, ...]
+
+    def __post_init__(self) -> None:
+        Detections.__post_init__(self)
+        if len(self.masks) != len(self.boxes):
+            raise ValueError(f"{len(self.masks)} masks for {len(self.boxes)} boxes")
+
+    def __getitem__(self, index: Array | slice) -> Instances:
+        """A subset: a boolean mask [N], an array of indices or a slice."""
+        rest = Detections.__getitem__(self, index)
+        chosen = np.arange(len(self))[index]
+        masks = tuple(self.masks[number] for number in chosen)
+        return Instances(
+            rest.boxes, rest.scores, rest.classes, self.labels, masks,
+            ids=rest.ids, attributes=rest.attributes,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Keypoints(Detections):
+    """Detections with named points: points float32 [N, K, 2] as x, y in source pixels, and
+    point_scores float32 [N, K] in 0..1."""
+
+    points: Array
+    point_scores: Array
+    point_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        Detections.__post_init__(self)
+        wanted = (len(self.boxes), len(self.point_names))
+        if self.points.shape != (*wanted, 2) or self.point_scores.shape != wanted:
+            raise ValueError(
+                f"points {self.points.shape} with scores {self.point_scores.shape} for"
+                f" {wanted[0]} boxes with {wanted[1]} named points"
+            )
+
+    def __getitem__(self, index: Array | slice) -> Keypoints:
+        """A subset: a boolean mask [N], an array of indices or a slice."""
+        rest = Detections.__getitem__(self, index)
+        return Keypoints(
+            rest.boxes, rest.scores, rest.classes, self.labels,
+            self.points[index], self.point_scores[index], self.point_names,
+            ids=rest.ids, attributes=rest.attributes,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Oriented(Detections):
+    """Detections that lie at an angle: corners float32 [N, 4, 2] in order around the object, in
+    source pixels. `boxes` are the upright boxes around them."""
+
+    corners: Array
+
+    def __post_init__(self) -> None:
+        Detections.__post_init__(self)
+        if self.corners.shape != (len(self.boxes), 4, 2):
+            raise ValueError(f"corners {self.corners.shape} for {len(self.boxes)} boxes")
+
+    def __getitem__(self, index: Array | slice) -> Oriented:
+        """A subset: a boolean mask [N], an array of indices or a slice."""
+        rest = Detections.__getitem__(self, index)
+        return Oriented(
+            rest.boxes, rest.scores, rest.classes, self.labels, self.corners[index],
+            ids=rest.ids, attributes=rest.attributes,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Classification:
-    """One class for the whole frame: scores float32 [C], which sum to 1 after a softmax."""
+    """One class for the whole frame: scores float32 [C].
+
+    They sum to 1 after a softmax; a multi-label model's scores stand each for itself.
+    """
 
     scores: Array
     labels: tuple[str, ...]
@@ -150,7 +255,75 @@ class Classification:
         return float(self.scores[self.index])
 
 
-Prediction = Detections | Classification
+UNSEEN = -1
+"""The class of a cell at which the model did not look."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """A class for every part of the frame: classes int16 [H, W], indices into `labels`.
+
+    The cells divide the source's picture evenly; `UNSEEN` where the model did not look.
+    """
+
+    classes: Array
+    labels: tuple[str, ...]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the seen cells that each label has, for labels that are there."""
+        seen = self.classes[self.classes != UNSEEN]
+        counts = np.bincount(seen.ravel(), minlength=len(self.labels))
+        return {
+            self.labels[index]: float(counts[index] / max(1, seen.size))
+            for index in np.nonzero(counts)[0]
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Anomaly:
+    """How unusual a frame is: anomalous from `threshold` on.
+
+    `map` float32 [H, W] says where; its cells divide the source's picture evenly, NaN where the
+    model did not look. None when the model gives no map.
+    """
+
+    score: float
+    threshold: float
+    map: Array | None = None
+
+    @property
+    def anomalous(self) -> bool:
+        """Whether the score reaches the threshold."""
+        return self.score >= self.threshold
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Depth:
+    """How far away things are: map float32 [H, W], whose cells divide the source's picture evenly,
+    NaN where the model did not look. `unit` is "m", or "relative" (the larger the nearer)."""
+
+    map: Array
+    unit: str = "relative"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Regression:
+    """Numbers read off a frame: values float32 [K], one a name."""
+
+    values: Array
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding:
+    """What a frame is like: vector float32 [D]; frames that are alike have vectors that are."""
+
+    vector: Array
+
+
+Prediction = Detections | Classification | Segmentation | Anomaly | Depth | Regression | Embedding
+"""Instances, Keypoints and Oriented are Detections with more to them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,14 +7,26 @@ ignore fields that they do not know; numbers are finite.
 from __future__ import annotations
 
 import datetime
-import math
 import zlib
 from typing import Any, Literal
 
 import msgspec
 
-from edge.errors import FrameError
-from edge.types import Classification, Detections, Outcome
+from edge.happenings import CountData, CrossingData, Happening, ZoneData
+from edge.payloads import (
+    AnomalyData,
+    ClassificationData,
+    Content,
+    DepthData,
+    DetectionsData,
+    EmbeddingData,
+    InstancesData,
+    KeypointsData,
+    OrientedData,
+    ReadingData,
+    RegressionData,
+    SegmentationData,
+)
 
 VERSION = 1
 DEVICE_PIPELINE = "device"
@@ -53,33 +65,6 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True):
     variant: str
 
 
-class DetectionsData(msgspec.Struct, frozen=True, kw_only=True):
-    """boxes [N][4] xyxy in source pixels, with one score, class and label each."""
-
-    boxes: list[list[float]]
-    scores: list[float]
-    classes: list[int]
-    labels: list[str]
-
-
-class ClassificationData(msgspec.Struct, frozen=True, kw_only=True):
-    """The winning label with its score, and the scores of all labels."""
-
-    label: str
-    score: float
-    scores: dict[str, float]
-
-
-class ReadingData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A counter's reading; `reason` is there when it is not plausible."""
-
-    value: str
-    number: float
-    confidence: float
-    plausible: bool
-    reason: str = ""
-
-
 class GapData(msgspec.Struct, frozen=True, kw_only=True):
     """Events of `epoch` that are declared lost: inclusive `ranges` of seqs, their count, and why.
 
@@ -112,12 +97,23 @@ class AlarmData(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
-Payload = DetectionsData | ClassificationData | ReadingData | GapData | ClockData | AlarmData
+Payload = Content | Happening | GapData | ClockData | AlarmData
 
 PAYLOADS: dict[str, type[Payload]] = {
     "detections": DetectionsData,
+    "instances": InstancesData,
+    "keypoints": KeypointsData,
+    "oriented": OrientedData,
     "classification": ClassificationData,
+    "segmentation": SegmentationData,
+    "anomaly": AnomalyData,
+    "depth": DepthData,
+    "regression": RegressionData,
+    "embedding": EmbeddingData,
     "reading": ReadingData,
+    "zone": ZoneData,
+    "crossing": CrossingData,
+    "count": CountData,
     "gap": GapData,
     "clock": ClockData,
     "alarm": AlarmData,
@@ -222,7 +218,11 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PipelineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since the start of the agent, and latencies from capture to rules by stage."""
+    """Counters since the start of the agent, and latencies from capture to rules by stage.
+
+    `idle` frames were skipped by the motion gate; `state_resets` says how often a recurrent model
+    had to start anew after a gap.
+    """
 
     frames: int
     drops: int
@@ -230,6 +230,8 @@ class PipelineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     fps: float
     latency_ms: dict[str, Latency]
+    idle: int = 0
+    state_resets: int = 0
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,39 +247,6 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     outbox_drops: int
     memory_mb: float
     temperature_c: float | None = None
-
-
-def payload_of(outcome: Outcome) -> Payload:
-    """The payload for a prediction or a reading. FrameError when a number in it is not finite."""
-    payload: Payload
-    if isinstance(outcome, Detections):
-        payload = DetectionsData(
-            boxes=outcome.boxes.astype(float).round(1).tolist(),
-            scores=outcome.scores.astype(float).round(4).tolist(),
-            classes=outcome.classes.tolist(),
-            labels=outcome.names,
-        )
-        numbers = [*payload.scores, *(value for box in payload.boxes for value in box)]
-    elif isinstance(outcome, Classification):
-        scores = dict(
-            zip(outcome.labels, outcome.scores.astype(float).round(4).tolist(), strict=True)
-        )
-        payload = ClassificationData(
-            label=outcome.label, score=scores[outcome.label], scores=scores
-        )
-        numbers = list(scores.values())
-    else:
-        payload = ReadingData(
-            value=outcome.value,
-            number=outcome.number,
-            confidence=round(outcome.confidence, 4),
-            plausible=outcome.plausible,
-            reason=outcome.reason,
-        )
-        numbers = [payload.number, payload.confidence]
-    if not all(map(math.isfinite, numbers)):
-        raise FrameError("the prediction holds numbers that are not finite")
-    return payload
 
 
 def event_of(payload: Payload, *, time: Time, pipeline: str = DEVICE_PIPELINE) -> Event:

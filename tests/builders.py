@@ -11,8 +11,9 @@ import numpy as np
 from broker import wait_until as wait_until
 
 from edge.manifest import FORMAT, Decoder, Manifest, Variant, WindowPreprocess
+from edge.payloads import ClassificationData
 from edge.types import Array, Detections, Frame, TensorSpec
-from edge.wire import ClassificationData, Event, ModelRef, SourceRef, Time
+from edge.wire import Event, ModelRef, SourceRef, Time
 
 DIGITS = (*"0123456789", "between")
 MODEL_FILES = {

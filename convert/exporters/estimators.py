@@ -263,7 +263,7 @@ def _floor(threshold: Array) -> Array:
 
 
 def _tensor(value: Any) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(value, np.float32))
+    return torch.from_numpy(np.array(value, np.float32, order="C"))
 
 
 def _row(value: Any, count: int) -> torch.Tensor:

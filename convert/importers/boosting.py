@@ -101,6 +101,7 @@ def checked_graph(
     (output,) = outputs
     if not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
         proto.opset_import.add(domain="", version=_OPSET)
+    proto.graph.name = "model"  # else a random one
     proto = renamed(proto, proto.graph.output[-1].name, output.name)
     graph = OnnxModel(proto, input=input, outputs=(output.name,), where="the ONNX graph")
     for seed in range(8):

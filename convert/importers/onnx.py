@@ -134,7 +134,8 @@ def load(
     proto = read(source.path)
     try:
         _check_operators(proto)
-        checker.check_model(proto)
+        # The checker wants shapes of all outputs, which some exporters leave to be inferred.
+        checker.check_model(shape_inference.infer_shapes(proto))
         check_weights(proto)
     except ConversionError as error:
         raise ConversionError(f"{where}: {error}") from error

@@ -56,7 +56,11 @@ class TorchModel:
                 raise ConversionError(
                     f"{self._where}: the model does not take {self.input}: {reason(error)}"
                 ) from error
-        return {name: value.numpy() for name, value in name_outputs(found, self._names).items()}
+        try:
+            named = name_outputs(found, self._names)
+        except ConversionError as error:
+            raise ConversionError(f"{self._where}: {error}") from error
+        return {name: value.numpy() for name, value in named.items()}
 
     def export(self, format: Format, options: ExportOptions) -> Exported:
         """By torch's own ONNX exporter, or by litert-torch."""

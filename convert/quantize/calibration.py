@@ -22,6 +22,8 @@ _LEVELS = 256
 # What `entropy` needs in a bin on average, so that chance does not look like shape.
 _VALUES_PER_BIN = 16
 _CANDIDATES = 64
+# Values of one tensor of one sample that are counted; the extremes are those of all.
+_COUNTED = 65536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +40,18 @@ class Calibration:
     percentile: float = 99.99
 
 
+_MINMAX = Calibration()
+
+
 class Histogram:
     """Values counted in equal bins over a range that grows by doubling, so no count is ever split.
 
     What is not finite (a mask's minus infinity) is left out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, calibration: Calibration = _MINMAX) -> None:
+        self._calibration = calibration
+        self._counting = calibration.method != "minmax"
         self.smallest = np.inf
         self.largest = -np.inf
         self._low = 0.0
@@ -52,22 +59,29 @@ class Histogram:
         self._counts = np.zeros(_BINS, np.int64)
 
     def add(self, values: Array) -> None:
-        """Count these values."""
-        flat = values.reshape(-1).astype(np.float64)
-        flat = flat[np.isfinite(flat)]
-        if not flat.size:
-            return
+        """Take in these values: the extremes of all, the counts of as many as show the shape."""
+        flat = values.reshape(-1)
         low, high = float(flat.min()), float(flat.max())
-        self._cover(low, high)
-        bins = ((flat - self._low) / self._width).astype(np.int64)
-        self._counts += np.bincount(np.clip(bins, 0, _BINS - 1), minlength=_BINS)
+        if not np.isfinite(low) or not np.isfinite(high):
+            flat = flat[np.isfinite(flat)]
+            if not flat.size:
+                return
+            low, high = float(flat.min()), float(flat.max())
         self.smallest, self.largest = min(self.smallest, low), max(self.largest, high)
+        if not self._counting:
+            return
+        self._cover(low, high)
+        if flat.size > _COUNTED:
+            # By chance and not by a stride, which might see one channel alone.
+            flat = flat[np.random.default_rng(0).integers(0, flat.size, _COUNTED)]
+        bins = ((flat.astype(np.float64) - self._low) / self._width).astype(np.int64)
+        self._counts += np.bincount(np.clip(bins, 0, _BINS - 1), minlength=_BINS)
 
-    def range(self, calibration: Calibration) -> Range:
+    def range(self) -> Range:
         """The range to quantise to. It holds 0, which must have a level of its own."""
-        match calibration.method:
+        match self._calibration.method:
             case "percentile":
-                low, high = self._percentile(calibration.percentile)
+                low, high = self._percentile(self._calibration.percentile)
             case "entropy":
                 low, high = self._entropy()
             case _:
@@ -107,15 +121,18 @@ class Histogram:
             merged *= 2
         bins = _BINS // merged
         counts = self._counts.reshape(bins, merged).sum(axis=1).astype(np.float64)
-        best, chosen = np.inf, (low, high)
-        # From the whole range down to where a bin is a level.
-        for share in np.linspace(1.0, min(1.0, _LEVELS / bins), _CANDIDATES):
-            edges = np.array([low, high]) * share
-            first, last = ((edges - self._low) / (self._width * merged)).astype(np.int64)
-            lost = _divergence(counts, max(0, first), min(last, bins - 1))
-            if lost < best:
-                best, chosen = lost, (float(edges[0]), float(edges[1]))
-        return chosen
+        width = self._width * merged
+
+        def lost(low: float, high: float) -> float:
+            first, last = int((low - self._low) / width), int((high - self._low) / width)
+            return _divergence(counts, max(0, first), min(last, bins - 1))
+
+        # One end after the other, since an outlier has one side; down to where a bin is a level.
+        narrow = min(1.0, _LEVELS * width / max(high - low, 1e-30))
+        shares = np.linspace(1.0, narrow, _CANDIDATES)
+        high = min((float(high * share) for share in shares), key=lambda end: lost(low, end))
+        low = min((float(low * share) for share in shares), key=lambda end: lost(end, high))
+        return low, high
 
 
 def _divergence(counts: Array, first: int, last: int) -> float:
@@ -148,10 +165,10 @@ def observe(
     histograms: dict[str, Histogram] = {}
     for tensor in tensors:
         for name, value in run(tensor).items():
-            histograms.setdefault(name, Histogram()).add(value)
+            histograms.setdefault(name, Histogram(calibration)).add(value)
         advance()
     return {
-        name: histogram.range(calibration)
+        name: histogram.range()
         for name, histogram in histograms.items()
         if np.isfinite(histogram.smallest)
     }

@@ -10,19 +10,34 @@ import click
 import msgspec
 
 from edge.bundle import Bundle
-from edge.cli import logs, tables
+from edge.cli import logs, model_options, tables
 from edge.errors import BundleError, EngineError
 from edge.manifest import Manifest
+from edge.recognize.bundles import is_model, recognize_file
 
 
 @click.command("inspect")
 @click.argument("bundle")
+@model_options.model_options
 @click.option("--run", "run_cases", is_flag=True, help="Run the golden cases of every variant.")
 @click.option("--markdown", is_flag=True, help="Only the table of variants, for a README.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def command(bundle: str, run_cases: bool, markdown: bool, as_json: bool) -> None:
-    """Verify BUNDLE (a directory, a .tar, or builtin:NAME) and show what it holds."""
+def command(bundle: str, run_cases: bool, markdown: bool, as_json: bool, **given: Any) -> None:
+    """Verify BUNDLE (a directory, a .tar, or builtin:NAME) and show what it holds.
+
+    An .onnx or .tflite file is recognised instead: what it is for, what is assumed of it, and by
+    which option each assumption is overridden, here and in `edge run --model`.
+    """
     logs.configure(quiet=True)
+    if is_model(bundle):
+        recognition, made = recognize_file(bundle, model_options.hints_of(given))
+        if as_json:
+            notes = [msgspec.to_builtins(note) for note in recognition.assumptions]
+            manifest = msgspec.to_builtins(made.manifest)
+            click.echo(json.dumps({"manifest": manifest, "assumptions": notes}))
+        else:
+            model_options.show(recognition)
+        return
     opened = Bundle.open(bundle)
     golden = _run_cases(opened) if run_cases else {}
     if as_json:

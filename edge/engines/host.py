@@ -107,13 +107,22 @@ def default_threads() -> int:
     return min(4, len(os.sched_getaffinity(0)))
 
 
+def _fits(listed: TensorSpec | None, found: TensorSpec | None) -> bool:
+    """Whether a model's tensor is the listed one; a size that it leaves free (-1) may be any."""
+    if listed is None or found is None or listed.dtype != found.dtype:
+        return False
+    if len(listed.shape) != len(found.shape):
+        return False
+    return all(have in (-1, want) for have, want in zip(found.shape, listed.shape, strict=True))
+
+
 def _check_fit(bundle: Bundle, variant: Variant, engine: seams.Engine) -> None:
     """The model must have exactly the tensors that the manifest says."""
     for kind in ("inputs", "outputs"):
         found = {spec.name: spec for spec in getattr(engine, kind)}
         listed: dict[str, TensorSpec] = {spec.name: spec for spec in getattr(variant, kind)}
         for name in sorted(found.keys() | listed.keys()):
-            if str(found.get(name)) != str(listed.get(name)):
+            if not _fits(listed.get(name), found.get(name)):
                 raise BundleError(
                     f"{bundle.path}: {variant.file} does not fit its manifest: {kind[:-1]}"
                     f" {listed.get(name, name)} is listed, the model has"

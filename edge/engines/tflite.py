@@ -30,7 +30,9 @@ class TfliteEngine:
         self._runtime = runtime
         self.name = f"{runtime}:cpu"
         self.inputs = tuple(_spec(name, detail) for name, detail in self._inputs.items())
-        self.outputs = tuple(_spec(name, detail) for name, detail in self._outputs.items())
+        self.outputs = tuple(
+            _spec(name, detail, output=True) for name, detail in self._outputs.items()
+        )
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Named tensors in, named tensors out. EngineError when the runtime fails."""
@@ -103,9 +105,18 @@ def _tensors(interpreter: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     )
 
 
-def _spec(name: str, detail: Mapping[str, Any]) -> TensorSpec:
+def _spec(name: str, detail: Mapping[str, Any], *, output: bool = False) -> TensorSpec:
     shape = tuple(int(size) for size in detail["shape"])
-    dtype = np.dtype(detail["dtype"]).name
+    if output:
+        # The shape of an output that is open before a run is a lie of ones; its signature is not.
+        signature = detail.get("shape_signature", shape)
+        shape = tuple(
+            -1 if int(size) < 0 else side for size, side in zip(signature, shape, strict=True)
+        )
     scale, zero_point = detail["quantization"]
-    quantization = Quantization(scale=float(scale), zero_point=int(zero_point)) if scale else None
-    return TensorSpec(name=name, shape=shape, dtype=dtype, quantization=quantization)
+    return TensorSpec(
+        name=name,
+        shape=shape,
+        dtype=np.dtype(detail["dtype"]).name,
+        quantization=Quantization(scale=scale, zero_point=zero_point) if scale else None,
+    )

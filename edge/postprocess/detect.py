@@ -1,4 +1,4 @@
-"""Detection: candidate boxes and class scores -> Detections.
+"""Detection by a grid of cells, as our own recipes emit it: boxes and class scores -> Detections.
 
 Candidates below the threshold are dropped before anything else is computed on them.
 """
@@ -12,6 +12,7 @@ import numpy as np
 
 from edge.errors import BundleError, FrameError
 from edge.manifest import Variant
+from edge.postprocess import candidates
 from edge.types import Array, Detections, Geometry
 
 
@@ -73,31 +74,17 @@ class LtrbGrid:
             cells = cells[order]
         if not len(cells):
             return Detections.empty(self._labels)
-        distances = raw[self._params.boxes][0][cells]
-        if not np.isfinite(distances).all():
-            raise FrameError("the model's output is not finite")
-        centres = self._centres[cells]
-        boxes = np.concatenate([centres - distances[:, :2], centres + distances[:, 2:]], axis=1)
+        distances = candidates.finite(raw[self._params.boxes][0][cells])
+        boxes = candidates.around(self._centres[cells], distances)
         boxes = (boxes * self._params.stride).astype(np.float32)
         classes = scores[cells].argmax(axis=1)
-        keep = self._nms(boxes, best[cells], classes)
-        return Detections(
-            geometry.to_source(boxes[keep]),
-            best[cells][keep].astype(np.float32),
-            classes[keep].astype(np.int64),
-            self._labels,
+        keep = candidates.suppress(
+            boxes,
+            best[cells],
+            classes,
+            iou=self._params.nms_iou,
+            class_aware=self._params.class_aware_nms,
         )
-
-    def _nms(self, boxes: Array, scores: Array, classes: Array) -> Array:
-        """Greedy non-maximum suppression; indices in falling order of score."""
-        import cv2
-
-        corner_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        arguments = (0.0, self._params.nms_iou)  # its own threshold drops what is equal to it
-        if self._params.class_aware_nms:
-            keep = cv2.dnn.NMSBoxesBatched(
-                corner_size.tolist(), scores.tolist(), classes.tolist(), *arguments
-            )
-        else:
-            keep = cv2.dnn.NMSBoxes(corner_size.tolist(), scores.tolist(), *arguments)
-        return np.asarray(keep, np.int64).reshape(-1)
+        return candidates.detections(
+            geometry, boxes[keep], best[cells][keep], classes[keep], self._labels
+        )

@@ -119,6 +119,7 @@ class Camera:
             capture.release()
         self._retry_at = time.monotonic() + backoff_s(self._failures, _BACKOFF_S)
         self._failures += 1
+        self._number += self._number > 0  # what comes next does not follow on what came last
         self.state = SourceState(state="lost", detail=f"{self._shown}: {reason}")
 
 

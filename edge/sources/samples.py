@@ -175,6 +175,7 @@ class _Samples:
             raise
         except (FrameError, ValueError, OverflowError, RecursionError, csv.Error) as error:
             self._window.clear()
+            self._number += self._number > 0  # the next window does not follow on the last one
             raise FrameError(f"{self._path}, line {self._row}: {error}") from error
 
 

@@ -398,7 +398,7 @@ class TestCameraFromAFile(LostCameraContract):
             next_frame(source)
         assert source.read(0.05) is None
         assert source.state.state == "lost" and source.state.detail.endswith("no frame came")
-        assert next_frame(source).number == 4
+        assert next_frame(source).number > 4, "it does not follow on the last one"
         assert source.state.state == "running"
 
 

@@ -12,7 +12,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from convert.recipe import Gate, InputSection, ModelSection, Recipe
+from convert.recipe import (
+    CalibrationSection,
+    DataSection,
+    EvaluationSection,
+    Gate,
+    ModelSection,
+    Recipe,
+)
 from edge import postprocess, preprocess
 from edge.manifest import Decoder, FileEntry, ImagePreprocess, Manifest, Thresholds, Variant
 from edge.types import Array, TensorSpec
@@ -55,22 +62,27 @@ def samples(count: int = 48, *, labelled: bool = True) -> Iterator[tuple[Array, 
 
 def recipe(**changes: Any) -> Recipe:
     given: dict[str, Any] = {
-        "folder": Path("planted"),
+        "file": Path("planted/recipe.toml"),
         "name": "planted",
         "version": "1",
         "summary": "",
         "task": "classify",
         "labels": LABELS,
         "model": ModelSection(),
-        "input": InputSection(name="image", shape=SPEC.shape, layout="nchw"),
+        "input": SPEC,
         "outputs": ("logits",),
         "preprocess": ImagePreprocess(resize="stretch"),
         "decoder": Decoder(name="softmax"),
         "thresholds": Thresholds(),
         "rules": (),
-        "data": (),
+        "calibration": CalibrationSection(),
+        "evaluation": EvaluationSection(),
+        "data": DataSection(),
         "licences": {},
         "gate": Gate(),
+        "variants": (),
+        "runtimes": (),
+        "dynamic_batch": False,
     }
     return Recipe(**{**given, **changes})
 

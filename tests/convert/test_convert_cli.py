@@ -41,7 +41,10 @@ def test_without_torch_it_names_the_extra(copy_recipe: Callable[[str], Path]) ->
 
 
 def test_the_command_itself_imports_no_converter() -> None:
-    script = "import sys, convert.cli; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    script = (
+        "import sys, convert.cli, convert.compare_cli;"
+        "print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=ROOT
     ).stdout.split()

@@ -20,6 +20,13 @@ pytestmark = pytest.mark.usefixtures("converters")
 COLOURS = {"red": (30, 30, 220), "green": (30, 220, 30), "blue": (220, 30, 30)}  # BGR
 
 
+def _assets() -> Path:
+    assets = Path(os.environ.get("EDGE_ASSETS", ""))
+    if not os.environ.get("EDGE_ASSETS") or not (assets / "meter_digits").is_dir():
+        missing("EDGE_ASSETS, the folder of shared assets, is not set")
+    return assets
+
+
 def _model(
     path: Path, *, order: tuple[int, ...] = (0, 1, 2), step: float = 0.0, **changes: Any
 ) -> Path:
@@ -222,11 +229,20 @@ def test_an_empty_folder_is_said(tmp_path: Path) -> None:
     assert "holds no pictures and no .npy files" in done.stderr
 
 
+def test_the_same_net_in_both_formats_agrees_whatever_its_outputs_are_called() -> None:
+    assets = _assets()
+    files = [str(assets / f"models/ultraface_rfb320_raw.{kind}") for kind in ("onnx", "tflite")]
+    flags = ["--data", str(assets / "images"), "--task", "tensors", "--mean", "127", "--std", "128"]
+    done = CliRunner().invoke(compare, [*files, *flags, "--json"])
+    assert done.exit_code == 0, done.output
+    measured = json.loads(done.stdout)["variants"][1]
+    assert len(measured["parity"]) == 2
+    assert all(output["max_error"] < 1e-3 for output in measured["parity"].values())
+
+
 def test_the_most_used_meter_classifier_as_it_is_shipped_is_refused(tmp_path: Path) -> None:
     """99.9 % as trained, 90 % as quantised by its makers: nobody had noticed."""
-    assets = Path(os.environ.get("EDGE_ASSETS", ""))
-    if not os.environ.get("EDGE_ASSETS") or not (assets / "meter_digits").is_dir():
-        missing("EDGE_ASSETS, the folder of shared assets, is not set")
+    assets = _assets()
     files = [str(assets / f"models/peer_dig-class11_2000_{kind}.tflite") for kind in ("s2", "s2_q")]
     flags = ["--data", str(assets / "meter_digits"), "--labels", "name", "--std", "1", "--json"]
     flags += ["--classes", "0,1,2,3,4,5,6,7,8,9,NaN", "--report", str(tmp_path)]

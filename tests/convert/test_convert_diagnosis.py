@@ -118,7 +118,8 @@ def _nhwc(tensor: Array) -> dict[str, Array]:
 
 def test_the_original_gets_its_own_input_when_a_variant_folds_preprocessing() -> None:
     folded = TensorSpec(name="image", shape=(1, 8, 8, 3), dtype="uint8", layout="nhwc")
-    found = _verify(lambda t: _nhwc(t.astype(np.float32) / 255), spec=folded)
+    wanted = recipe(preprocess=ImagePreprocess(resize="stretch", folded=True))
+    found = _verify(lambda t: _nhwc(t.astype(np.float32) / 255), wanted=wanted, spec=folded)
     assert _verdict(found)[0] == []
 
 
@@ -221,9 +222,9 @@ def test_boxes_and_scores_in_one_int8_tensor_are_named() -> None:
 
 def test_samples_that_come_class_after_class_are_tried_all_the_same() -> None:
     ordered = sorted(samples(120), key=lambda sample: sample[1]["class"])
-    wrong = recipe(preprocess=ImagePreprocess(resize="stretch", color="bgr"))
-    found = _verify(wanted=wrong, code=Code(own_predict), data=ordered)
-    assert "color = 'rgb'" in _verdict(found)[1]
+    # It shows in the last two classes alone.
+    transposed = Code(lambda raw: own_predict(raw.transpose(1, 0, 2)))
+    assert "a transposed input" in _verdict(_verify(code=transposed, data=ordered))[1]
 
 
 def test_a_class_that_has_no_label_is_refused_by_name() -> None:

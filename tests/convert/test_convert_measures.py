@@ -81,9 +81,10 @@ def test_the_measures_of_maps_and_values(converters: None) -> None:
     assert values == {"mae": pytest.approx(1 / 3), "r2": pytest.approx(0.5)}
 
 
-def test_an_error_in_units_is_reported_and_not_judged_as_a_share() -> None:
-    measured = Measured(accuracy={"mae": 12.0, "r2": 0.9})
-    (reason,) = refusals(measured, Gate().fp32, reference={"mae": 3.0, "r2": 0.95})
+@pytest.mark.parametrize("mae", [3.0, 12.0])
+def test_an_error_in_units_is_reported_and_not_judged_as_a_share(mae: float) -> None:
+    measured = Measured(accuracy={"mae": mae, "r2": 0.9})
+    (reason,) = refusals(measured, Gate().fp32, reference={"mae": 6.0, "r2": 0.95})
     assert reason.startswith("r2 0.9 against the original's 0.95")
 
 

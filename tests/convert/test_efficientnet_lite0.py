@@ -25,6 +25,15 @@ PACKAGES = (
     "sklearn",
     "PIL",
 )
+# All that the recipe ships: static int8 in ONNX is refused, dynamic int8 is dominated (its README).
+SHIPPED = (
+    "onnx-fp32",
+    "tflite-fp32",
+    "onnx-fp16",
+    "tflite-fp16",
+    "tflite-int8-dynamic",
+    "tflite-int8",
+)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
@@ -55,12 +64,13 @@ def recipe(tmp_path: Path) -> Path:
 def test_photographs_get_the_right_names_in_every_variant_that_ships(
     recipe: Path, run_convert: Callable[..., Result]
 ) -> None:
-    few = ("--samples", "40", "--calibration", "56", "--keep-dominated")
-    done = run_convert(recipe, *few, "--json")
+    few = ("--samples", "40", "--calibration", "56")
+    only = [word for name in SHIPPED for word in ("--only", name)]
+    done = run_convert(recipe, *few, *only, "--json")
     assert done.exit_code == 0, done.output
     made = Bundle.open(json.loads(done.stdout)["bundle"])
     shipped = {variant.name for variant in made.manifest.variants}
-    assert shipped >= {"onnx-fp32", "tflite-fp32", "tflite-int8"}
+    assert shipped == {*SHIPPED}
     code = _module(recipe / "model.py")
     for name in sorted(shipped):
         with Model(made, variant=name) as model:

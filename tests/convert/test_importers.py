@@ -61,6 +61,15 @@ def run_exported(exported: Exported, tensor: Array) -> dict[str, Array]:
     return found
 
 
+def says_the_same_when_folded(original: Original, format: Format) -> None:
+    folded = original.export(format, ExportOptions(fold=FOLD))
+    assert str(folded.input) == "image uint8[1, 8, 12, 3]"
+    picture = noise(folded.input)
+    normal = ((picture - np.float32(FOLD.mean)) / np.float32(FOLD.std)).astype(np.float32)
+    tensor = np.ascontiguousarray(normal.transpose(0, 3, 1, 2))
+    assert worst_error(original.run(tensor), run_exported(folded, picture)) < SAME
+
+
 class ImporterContract:
     input: ClassVar[TensorSpec | None] = None
     outputs: ClassVar[tuple[str, ...]] = ()
@@ -145,12 +154,7 @@ class TestTorch(ImporterContract):
     def test_folded_it_takes_the_picture_as_it_lies_in_memory(
         self, original: Original, format: Format
     ) -> None:
-        folded = original.export(format, ExportOptions(fold=FOLD))
-        assert str(folded.input) == "image uint8[1, 8, 12, 3]"
-        picture = noise(folded.input)
-        normal = ((picture - np.float32(FOLD.mean)) / np.float32(FOLD.std)).astype(np.float32)
-        tensor = np.ascontiguousarray(normal.transpose(0, 3, 1, 2))
-        assert worst_error(original.run(tensor), run_exported(folded, picture)) < SAME
+        says_the_same_when_folded(original, format)
 
     def test_an_open_batch_gives_each_sample_its_own_answer(self, original: Original) -> None:
         opened = original.export("onnx", ExportOptions(dynamic_batch=True))
@@ -324,6 +328,12 @@ class TestOnnx(ImporterContract):
         both = np.concatenate([noise(original.input, seed) for seed in range(2)])
         assert opened.input == with_batch(original.input, -1)
         assert run_exported(opened, both)["scores"].shape == (2, 2)
+
+    @pytest.mark.parametrize("format", ["onnx", "tflite"])
+    def test_folded_it_takes_the_picture_as_it_lies_in_memory(
+        self, original: Original, format: Format
+    ) -> None:
+        says_the_same_when_folded(original, format)
 
     def test_what_onnx2tf_made_is_held_against_the_graph(
         self, exported: dict[Format, Exported]

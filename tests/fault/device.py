@@ -25,11 +25,12 @@ from edge.clock import Clock
 from edge.config import OutboxConfig
 from edge.outbox import HIGH, LOW, NORMAL, Outbox
 from edge.outbox.journal import Journal
+from edge.payloads import DetectionsData
 from edge.sender import Sender
 from edge.signals import stop_on_signals
 from edge.sinks.jsonl import JsonLines
 from edge.sinks.mqtt import Mqtt
-from edge.wire import DetectionsData, Event, SourceRef, State, Telemetry, kind_of
+from edge.wire import Event, SourceRef, State, Telemetry, kind_of
 
 PRIORITIES = (NORMAL, LOW, NORMAL, HIGH)
 

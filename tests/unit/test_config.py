@@ -173,7 +173,7 @@ def test_every_mistake_is_reported_at_once_with_its_key() -> None:
         "pipeline[1].source.hop: Expected `int`, got `str`",
         "pipeline[1].source.pth: unknown key; did you mean path?",
         "pipeline[1].rule[0]: frames must be 1 or more",
-        "pipeline[1].rule[1].type: missing; one of debounce, filter, on_change, reading",
+        "pipeline[1].rule[1].type: missing; one of count, debounce, dwell",
         "sink[0].version: Invalid enum value '4'",
         "sink[0].confirm: Invalid enum value 'nobody'",
         "sink[1]: url must not hold a user name or password",

@@ -15,7 +15,18 @@ from edge.errors import BundleError
 from edge.golden import GoldenResult
 from edge.manifest import GoldenCase
 from edge.model import Model
-from edge.types import Array, Classification, Detections
+from edge.types import (
+    Anomaly,
+    Array,
+    Classification,
+    Depth,
+    Detections,
+    Embedding,
+    Keypoints,
+    Oriented,
+    Regression,
+    Segmentation,
+)
 
 
 def npy(array: Array) -> bytes:
@@ -154,3 +165,33 @@ def test_box_iou_is_what_pencil_and_paper_say() -> None:
     boxes = np.array([[0, 0, 10, 10]], np.float32)
     others = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30], [3, 3, 3, 3]], np.float32)
     np.testing.assert_allclose(golden.box_iou(boxes, others), [[1, 1 / 3, 0, 0]], atol=1e-6)
+
+
+def test_every_kind_of_prediction_agrees_with_itself_and_not_with_another() -> None:
+    found = row("12")
+    base = (found.boxes, found.scores, found.classes, found.labels)
+    cells = np.array([[0, 0], [1, 1]], np.int16)
+    ones = np.ones((2, 1, 2), np.float32)
+    pairs: list[tuple[Any, Any, str]] = [
+        (
+            Keypoints(*base, ones, ones[:, :, 0], ("tip",)),
+            Keypoints(*base, ones * 4, ones[:, :, 0], ("tip",)),
+            "distance",
+        ),
+        (
+            Oriented(*base, np.zeros((2, 4, 2), np.float32)),
+            Oriented(*base, np.full((2, 4, 2), 3, np.float32)),
+            "distance",
+        ),
+        (Segmentation(cells, ("a", "b")), Segmentation(cells * 0, ("a", "b")), "share"),
+        (Anomaly(score=0.5, threshold=1), Anomaly(score=0.7, threshold=1), "error"),
+        (Depth(map=np.ones((2, 2))), Depth(map=np.full((2, 2), 2.0)), "error"),
+        (Regression(np.array([1.0]), ("a",)), Regression(np.array([2.0]), ("a",)), "error"),
+        (Embedding(np.array([1.0, 0])), Embedding(np.array([0, 1.0])), "error"),
+    ]
+    for first, second, measure in pairs:
+        expected = golden.expected_of(first)
+        assert golden.compare(first, expected)[measure] == 0
+        assert golden.compare(second, expected)[measure] > 0.1
+    with pytest.raises(ValueError, match="1 numbers for 2"):
+        golden.compare(Embedding(np.array([1.0, 0])), {"values": [1.0]})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,16 @@ from builders import DIGITS, row
 from edge import config as configuration
 from edge.errors import ConfigError
 from edge.rules import Chain
-from edge.types import Classification, Detections, Outcome, Reading
+from edge.types import (
+    Anomaly,
+    Attribute,
+    Classification,
+    Depth,
+    Detections,
+    Outcome,
+    Reading,
+    Segmentation,
+)
 
 LABELS = ("still", "moving")
 SECOND = 1_000_000_000
@@ -80,6 +90,15 @@ def test_on_change_reports_what_is_new() -> None:
     assert told(chain, *((at, seen(label)) for at, label in enumerate(sequence))) == [0, 2, 4]
 
 
+def test_on_change_hears_what_a_second_model_says() -> None:
+    chain = rules({"type": "on_change"})
+    frames = [
+        dataclasses.replace(row("1"), attributes=(Attribute("mood", (mood,), np.ones(1)),))
+        for mood in ("calm", "calm", "cross")
+    ]
+    assert told(chain, *enumerate(frames)) == [0, 2]
+
+
 def test_on_change_repeats_itself_now_and_then() -> None:
     chain = rules({"type": "on_change", "repeat_s": 2.5})
     assert told(chain, *((at, seen("still")) for at in range(8))) == [0, 3, 6]
@@ -97,3 +116,20 @@ def test_a_chain_goes_on_only_while_there_is_something() -> None:
     )
     sequence = ["12", "1", "12", "12", "13", "13", "13"]
     assert told(chain, *((at, row(text)) for at, text in enumerate(sequence))) == [2, 5]
+
+
+def test_what_is_no_list_of_boxes_passes_by_its_own_score_or_classes() -> None:
+    road = Segmentation(np.array([[0, -1]], np.int16), LABELS)
+    far = Depth(map=np.ones((1, 1), np.float32))
+    wanted = rules({"type": "filter", "min_score": 0.5, "classes": ["still"]}, labels=LABELS)
+    assert wanted(road, 0) is road
+    assert rules({"type": "filter", "classes": ["moving"]}, labels=LABELS)(road, 0) is None
+    assert wanted(Anomaly(score=0.4, threshold=0.3), 0) is None
+    assert wanted(Anomaly(score=0.6, threshold=0.3), 0) is not None
+    assert wanted(far, 0) is far
+    changes = rules({"type": "on_change"}, labels=LABELS)
+    assert changes(Anomaly(score=0.4, threshold=0.5), 0) is not None
+    assert changes(Anomaly(score=0.3, threshold=0.5), 1) is None, "still normal"
+    assert changes(Anomaly(score=0.6, threshold=0.5), 2) is not None
+    assert changes(road, 3) is road and changes(road, 4) is None
+    assert changes(far, 5) is far and changes(far, 6) is far, "a measurement is always new"

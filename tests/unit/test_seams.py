@@ -19,6 +19,7 @@ from edge.errors import ConfigError
 
 HEAVY = {
     *("onnxruntime", "ai_edge_litert", "tflite_runtime", "cv2", "click", "paho", "rich", "amqtt"),
+    "edgefirst",
     *("torch", "tensorflow", "onnx", "sklearn", "PIL", "convert", "models"),
 }
 TABLES = [(seam, name) for seam, table in seams._TABLES.items() for name in table]
@@ -71,7 +72,7 @@ def test_every_adapter_is_where_its_table_says(seam: str, name: str) -> None:
         "engines": seams.Engine,
         "sinks": seams.Sink,
         "decoders": seams.Decode,
-        "rules": seams.Rule,
+        "rules": seams.Watcher if hasattr(adapter, "watch") else seams.Rule,
     }[seam]
     methods = [
         method

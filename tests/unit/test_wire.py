@@ -10,13 +10,48 @@ from builders import draft, row
 
 from edge import wire
 from edge.errors import FrameError
-from edge.types import Classification, Outcome, Reading
-from edge.wire import ClassificationData, DetectionsData, Event, ReadingData, State, payload_of
+from edge.payloads import (
+    MAX_RUNS,
+    MAX_SCORES,
+    ClassificationData,
+    DetectionsData,
+    MaskData,
+    ReadingData,
+    payload_of,
+)
+from edge.types import (
+    Anomaly,
+    Classification,
+    Depth,
+    Embedding,
+    Instances,
+    Keypoints,
+    Oriented,
+    Outcome,
+    Reading,
+    Regression,
+    Segmentation,
+)
+from edge.wire import Event, State
+
+PAIR = row("12")
+BASE = (PAIR.boxes, PAIR.scores, PAIR.classes, PAIR.labels)
+NOWHERE = np.array([[np.nan, 1.0], [3.0, 5.0]], np.float32)
 
 OUTCOMES: dict[str, Outcome] = {
     "detections": row("12"),
     "classification": Classification(np.array([0.25, 0.75], np.float32), ("still", "moving")),
     "reading": Reading(value="0047", number=4.7, confidence=0.91),
+    "instances": Instances(*BASE, (np.eye(3, dtype=bool), np.zeros((2, 4), bool))),
+    "keypoints": Keypoints(
+        *BASE, np.ones((2, 1, 2), np.float32), np.full((2, 1), 0.5, np.float32), ("nose",)
+    ),
+    "oriented": Oriented(*BASE, np.arange(16, dtype=np.float32).reshape(2, 4, 2)),
+    "segmentation": Segmentation(np.array([[0, 0, 1], [1, 1, -1]], np.int16), ("road", "sky")),
+    "anomaly": Anomaly(score=0.7, threshold=0.5, map=NOWHERE),
+    "depth": Depth(map=NOWHERE),
+    "regression": Regression(np.array([1.5, -2], np.float32), ("a", "b")),
+    "embedding": Embedding(np.array([0.6, 0.8], np.float32)),
 }
 
 
@@ -78,6 +113,49 @@ def test_the_payloads_are_rounded_plain_values() -> None:
     assert nothing == DetectionsData(boxes=[], scores=[], classes=[], labels=[])
 
 
+def test_masks_and_maps_travel_as_runs() -> None:
+    plain = {
+        kind: msgspec.to_builtins(payload_of(OUTCOMES[kind]))
+        for kind in ("instances", "segmentation")
+    }
+    # the first run of a mask is outside of the object, and may be of no length
+    assert plain["instances"]["masks"] == [
+        {"size": (3, 3), "runs": [0, 1, 3, 1, 3, 1]},
+        {"size": (4, 2), "runs": [8]},
+    ]
+    assert plain["segmentation"] == {
+        "shares": {"road": 0.4, "sky": 0.6},
+        "labels": {0: "road", 1: "sky"},
+        "size": (3, 2),
+        "runs": [(0, 2), (1, 3), (-1, 1)],
+    }
+
+
+def test_maps_say_where_the_model_did_not_look() -> None:
+    anomaly, depth = (msgspec.to_builtins(payload_of(OUTCOMES[k])) for k in ("anomaly", "depth"))
+    assert anomaly["anomalous"] and anomaly["map"] == [[None, 1.0], [3.0, 5.0]]
+    assert (depth["low"], depth["median"], depth["high"]) == (1.0, 3.0, 5.0)
+
+
+def test_what_grows_with_the_picture_is_bounded_on_the_wire() -> None:
+    noise = np.random.default_rng(1).integers(0, 300, (720, 1280)).astype(np.int16)
+    labels = tuple(f"class {index}" for index in range(300))
+    worst: list[Outcome] = [
+        Segmentation(noise, labels),
+        Instances(*BASE, (noise % 2 == 0, noise % 2 == 0)),
+        Anomaly(score=1.0, threshold=0.5, map=noise.astype(np.float32)),
+        Classification(np.linspace(0, 1, 300, dtype=np.float32), labels),
+    ]
+    for outcome in worst:
+        assert len(msgspec.json.encode(payload_of(outcome))) < 64_000
+    segmentation, instances, _, classification = map(payload_of, worst)
+    assert isinstance(classification, ClassificationData)
+    assert len(classification.scores) == MAX_SCORES and classification.label == "class 299"
+    assert len(getattr(segmentation, "runs")) <= MAX_RUNS  # noqa: B009
+    (first, _) = getattr(instances, "masks")  # noqa: B009
+    assert isinstance(first, MaskData) and max(first.size) <= 64
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_never_reach_the_wire(bad: float) -> None:
     found = row("12")
@@ -89,8 +167,13 @@ def test_numbers_that_are_not_finite_never_reach_the_wire(bad: float) -> None:
         unsure,
         Classification(np.array([bad, 0.5], np.float32), ("a", "b")),
         Reading(value="1", number=bad, confidence=0.5),
+        Anomaly(score=bad, threshold=0.5),
+        Depth(map=np.full((2, 2), bad, np.float32)),
+        Regression(np.array([bad], np.float32), ("a",)),
+        Embedding(np.array([bad], np.float32)),
+        Oriented(*BASE, np.full((2, 4, 2), bad, np.float32)),
     ):
-        with pytest.raises(FrameError, match="not finite"):
+        with pytest.raises(FrameError, match=r"not finite|shows nothing"):
             payload_of(outcome)
 
 
