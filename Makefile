@@ -5,7 +5,7 @@ PROFILE ?= full
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fault test-tflite-runtime check bundles convert-table bench soak clean \
+.PHONY: demo test test-fault test-tflite-runtime test-openvino check bundles convert-table bench soak clean \
 	image image-test image-docker image-lock
 
 demo: $(VENV)/.demo
@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 
 # At a desk without torch; with CI=true everything is installed and run, and nothing may skip.
 ifeq ($(CI),true)
-test: $(VENV)/.convert $(VENV)/.dev test-tflite-runtime
+test: $(VENV)/.convert $(VENV)/.dev test-tflite-runtime test-openvino
 	@$(BIN)/edge convert-env onnx2tf
 	@EDGE_TFLITE_RUNTIME_PYTHON=$(CURDIR)/.venv-tflite-runtime/bin/python \
 		$(BIN)/python -m pytest $(ARGS)
@@ -36,6 +36,17 @@ test-tflite-runtime: .venv-tflite-runtime/.ready
 	@$(PYTHON) -m venv .venv-tflite-runtime
 	@.venv-tflite-runtime/bin/python -m pip --disable-pip-version-check --quiet install \
 		--editable '.[tflite-runtime]' 'opencv-python-headless==4.11.*' pytest pytest-timeout
+	@touch $@
+
+# ONNX Runtime's build with OpenVINO takes the place of the plain one.
+test-openvino: .venv-openvino/.ready
+	@EDGE_OPENVINO=1 .venv-openvino/bin/python -m pytest tests/on_openvino $(ARGS)
+
+.venv-openvino/.ready: pyproject.toml
+	@echo "installing edgewright[openvino] and onnxruntime-openvino into .venv-openvino ..."
+	@$(PYTHON) -m venv .venv-openvino
+	@.venv-openvino/bin/python -m pip --disable-pip-version-check --quiet install \
+		--editable '.[openvino]' 'onnxruntime-openvino==1.24.1' pytest pytest-timeout
 	@touch $@
 
 check: $(VENV)/.dev
@@ -80,7 +91,7 @@ image-lock: $(BIN)/python
 	@$(BIN)/python deploy/image/lock.py
 
 clean:
-	rm -rf .venv .venv-tflite-runtime build dist *.egg-info
+	rm -rf .venv .venv-tflite-runtime .venv-openvino build dist *.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -20,13 +20,14 @@ from edge import board, seams
 from edge.bundle import Bundle
 from edge.clock import Clock, ClockWatch
 from edge.config import Config
+from edge.engines.guard import Guard
 from edge.engines.host import Hosts
 from edge.errors import ConfigError, EdgeError, SinkError
 from edge.outbox import HIGH, Outbox
 from edge.pipeline import Pipeline
 from edge.sender import Sender
 from edge.status import StatusServer
-from edge.wire import ClockData, Event, State, Telemetry, event_of
+from edge.wire import AlarmData, ClockData, Event, State, Telemetry, event_of
 
 _TICK_S = 0.2
 _JOIN_S = 3.0
@@ -54,7 +55,12 @@ class Agent:
         """
         self._config = config
         self._clock = Clock()
-        self._hosts = Hosts()
+        self._guard = Guard(
+            Path(config.device.state_dir),
+            trial_s=config.engines.trial_s,
+            hang_s=config.engines.hang_s,
+        )
+        self._hosts = Hosts(self._guard)
         self._started_s = time.monotonic()
         self.pipelines: list[Pipeline] = []
         try:
@@ -96,14 +102,16 @@ class Agent:
         services = [
             *(Worker(f"sender-{sender.name}", sender.run) for sender in self.senders),
             Worker("reporter", self._report),
+            Worker("engines", self._guard.run),
             Worker("status", StatusServer(Path(self._config.device.state_dir), self.status).run),
         ]
         for pipeline in self.pipelines:
-            ref = pipeline.model.ref
+            ref, model = pipeline.model.ref, pipeline.model
             log.info(
-                "pipeline %s: %s %s (%s) on %s",
-                pipeline.name, ref.name, ref.version, ref.variant, pipeline.model.engine,
+                "pipeline %s: %s %s (%s) on %s; %s",
+                pipeline.name, ref.name, ref.version, ref.variant, model.engine, model.placement,
             )  # fmt: skip
+        self._report_quarantined()
         service_threads = [self._start(worker, stop_services) for worker in services]
         pipeline_threads = [self._start(worker, stop_pipelines) for worker in pipelines]
         try:
@@ -143,8 +151,11 @@ class Agent:
                     f"pipeline {pipeline.name}: source {state.source.state}{detail},"
                     f" no frame for {idle_s:.0f} s"
                 )
+            if state.fallback and pipeline.prefers:
+                problems.append(f"pipeline {pipeline.name}: on {state.engine}: {state.fallback}")
             pipelines[pipeline.name] = {
                 "engine": state.engine,
+                "placement": str(state.placement),
                 "source": state.source.state,
                 "frames": stats.frames,
                 "drops": stats.drops,
@@ -199,6 +210,8 @@ class Agent:
         due_s = time.monotonic() + self._config.device.telemetry_s
         while not stop.wait(1.0):
             self._report_jump(jumps.look())
+            for alarm in self._guard.alarms():
+                self._report_alarm(alarm)
             states = {pipeline.name: pipeline.state for pipeline in self.pipelines}
             if told is not None and states != told:
                 for sender in self.senders:
@@ -215,6 +228,29 @@ class Agent:
             return
         log.warning("the wall clock jumped by %.1f s", jump.offset_ms / 1000)
         self.outbox.append(event_of(jump, time=self._clock.now()), timeout_s=0.0, priority=HIGH)
+
+    def _report_alarm(self, alarm: AlarmData) -> bool:
+        event = event_of(alarm, time=self._clock.now())
+        return self.outbox.append(event, timeout_s=0.0, priority=HIGH)
+
+    def _report_quarantined(self) -> None:
+        """Say which engines the last process, or this start, found bad, and what it cost.
+
+        How many frames a live source gave while nobody read them is reckoned from the pace at which
+        they came before; what a file holds is read again.
+        """
+        live = any(pipeline.source.live for pipeline in self.pipelines)
+        for record in self._guard.untold():
+            facts = dict(record.facts)
+            ended_s, pace = facts.pop("ended_mono_s", None), facts.pop("frames_per_s", 0.0)
+            if ended_s is not None:
+                facts["down_s"] = round(max(0.0, time.monotonic() - ended_s), 2)
+                facts["frames_lost"] = round(facts["down_s"] * pace) if live else 0
+            alarm = AlarmData(
+                code=f"engine_quarantined_{record.kind}", detail=str(record), facts=facts
+            )
+            if self._report_alarm(alarm):
+                self._guard.quarantine.tell(record)
 
     def _start(self, worker: Worker, stop: threading.Event) -> threading.Thread:
         def guarded() -> None:
@@ -254,6 +290,7 @@ class Agent:
             outbox_drops=self.outbox.drops,
             memory_mb=board.memory_mb(),
             temperature_c=board.temperature_c(),
+            engines=self._hosts.telemetry,
         )
 
     # ---- the end

@@ -12,6 +12,7 @@ from pathlib import Path
 from edge import golden, seams
 from edge.clock import Clock
 from edge.config import Config, PipelineConfig, SinkConfig
+from edge.engines.guard import Guard
 from edge.engines.host import Hosts
 from edge.errors import BundleError, EdgeError, FrameError, OutboxError, SourceError
 from edge.model import Model
@@ -34,7 +35,14 @@ class Finding:
 def try_everything(config: Config, *, source_s: float = SOURCE_S) -> Iterator[Finding]:
     """Findings one by one: bundle, engine with golden cases and source of each pipeline; sinks;
     the state directory."""
-    hosts = Hosts()
+    hosts = Hosts(
+        Guard(
+            Path(config.device.state_dir),
+            trial_s=config.engines.trial_s,
+            hang_s=config.engines.hang_s,
+            marks=False,
+        )
+    )
     try:
         for pipeline in config.pipelines:
             yield from _try_pipeline(pipeline, hosts, source_s)
@@ -77,7 +85,8 @@ def _golden(model: Model) -> str:
             )
     return (
         f"{model.manifest.name} {model.variant.name} on {model.engine},"
-        f" {len(results)} golden cases right"
+        f" {len(results)} golden cases right; {model.placement}"
+        + (f"; fallback: {model.fallback}" if model.fallback else "")
     )
 
 

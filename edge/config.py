@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edge import seams
+from edge import accelerators, seams
+from edge.accelerators import AUTO, CPU, EngineRequest, Options
 from edge.bundle import BUILTIN
 from edge.errors import ConfigError
 from edge.motion import MotionConfig
@@ -67,6 +68,14 @@ class OutboxConfig(msgspec.Struct, frozen=True, kw_only=True):
     resend_s: _Positive = 15.0
 
 
+class EnginesConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[engines]: anything but a plain CPU is first tried in a process of its own for `trial_s`; a
+    run that lasts longer than `hang_s` ends the agent, which starts again without that engine."""
+
+    trial_s: _Positive = 60.0
+    hang_s: _Positive = 30.0
+
+
 class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
     """An adapter by its table name, with its own decoded options."""
 
@@ -104,7 +113,9 @@ class StageConfig(msgspec.Struct, frozen=True, kw_only=True):
 class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """[[pipeline]]: a source, a bundle, and rules.
 
-    `variant` is a name from the bundle or "auto". `roi` is x, y, width, height in source pixels,
+    `variant` is a name from the bundle or "auto". `engine`, `accelerator` with its
+    `accelerator_options`, and `policy` say where it runs: see edge/engines/README.md. One inference
+    may take `max_latency_ms` (0: any time). `roi` is x, y, width, height in source pixels,
     cut out before `rotate` turns the picture clockwise by so many degrees. Events of a higher
     `priority` outlive others in a full outbox. When events cannot be written, `when_full` says
     whether the pipeline waits or drops them and declares the loss; "auto" drops for live sources.
@@ -121,7 +132,11 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     zones: dict[str, tuple[Point, ...]] = {}
     gap_s: _NotNegative = 0.0
     variant: str = "auto"
+    engine: str = "auto"
     accelerator: str = "cpu"
+    accelerator_options: Any = None
+    policy: accelerators.Policy = "prefer"
+    max_latency_ms: _NotNegative = 0.0
     threads: _Index = 0
     max_fps: _NotNegative = 0.0
     min_score: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
@@ -130,12 +145,25 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     priority: Literal["low", "normal", "high"] = "normal"
     when_full: Literal["auto", "block", "drop"] = "auto"
 
+    @property
+    def request(self) -> EngineRequest:
+        """Which engine is asked for."""
+        return EngineRequest(
+            engine=self.engine,
+            accelerator=self.accelerator,
+            options=self.accelerator_options,
+            policy=self.policy,
+            threads=self.threads,
+            max_latency_ms=self.max_latency_ms,
+        )
+
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A whole edge.toml. Paths in it are absolute."""
 
     device: DeviceConfig
     outbox: OutboxConfig
+    engines: EnginesConfig = EnginesConfig()
     pipelines: tuple[PipelineConfig, ...]
     sinks: tuple[SinkConfig, ...]
     path: Path
@@ -194,6 +222,7 @@ def json_schema() -> dict[str, Any]:
         name=name,
         source=adapters("sources", extra={}),
         rule={"type": "array", "items": adapters("rules", extra={})},
+        accelerator_options={"anyOf": _accelerator_schemas()},
         stage={"type": "array", "items": table(StageConfig)},
         motion=table(MotionConfig),
     )
@@ -204,6 +233,7 @@ def json_schema() -> dict[str, Any]:
         "properties": {
             "device": table(DeviceConfig),
             "outbox": table(OutboxConfig),
+            "engines": table(EnginesConfig),
             "pipeline": {"type": "array", "minItems": 1, "items": pipeline},
             "sink": {
                 "type": "array",
@@ -214,6 +244,17 @@ def json_schema() -> dict[str, Any]:
         "required": ["pipeline", "sink"],
         "additionalProperties": False,
     }
+
+
+def _accelerator_schemas() -> list[dict[str, Any]]:
+    """The options of every accelerator, alike ones once."""
+    kinds = dict.fromkeys(row.options for row in accelerators.TABLE.values())
+    schemas = []
+    for kind in kinds:
+        body = msgspec.json.schema(kind)["$defs"][kind.__name__]
+        users = [name for name, row in accelerators.TABLE.items() if row.options is kind]
+        schemas.append({**body, "title": ", ".join(users), "additionalProperties": False})
+    return schemas
 
 
 def decode_adapter(seam: str, table: Mapping[str, Any], *, where: str) -> AdapterConfig:
@@ -241,7 +282,7 @@ class _Reader(TomlReader):
 
     def config(self, document: dict[str, Any]) -> Config | None:
         document = self._expand(document, "")
-        self.refuse_unknown(document, ["device", "outbox", "pipeline", "sink"], "")
+        self.refuse_unknown(document, ["device", "outbox", "engines", "pipeline", "sink"], "")
         device = self.struct(DeviceConfig, self.table(document, "device"), "device")
         if device is not None:
             name = device.id or self._environ.get("EDGE_DEVICE_ID") or socket.gethostname()
@@ -250,6 +291,7 @@ class _Reader(TomlReader):
             )
             self.check_name(name, "device.id")
         outbox = self.struct(OutboxConfig, self.table(document, "outbox"), "outbox")
+        engines = self.struct(EnginesConfig, self.table(document, "engines"), "engines")
         sinks = [self._sink(*item) for item in self.array(document, "sink", least=1)]
         pipelines = [self.pipeline(*item) for item in self.array(document, "pipeline", least=1)]
         self.refuse_twins("sink", [sink.name for sink in sinks if sink])
@@ -259,6 +301,7 @@ class _Reader(TomlReader):
         return Config(
             device=device,
             outbox=outbox,
+            engines=engines,
             pipelines=tuple(pipeline for pipeline in pipelines if pipeline),
             sinks=tuple(sink for sink in sinks if sink),
             path=self.file.absolute(),
@@ -302,6 +345,7 @@ class _Reader(TomlReader):
         if "motion" in table:
             where = at(key, "motion")
             motion = self.struct(MotionConfig, self.table(table, "motion", key), where)
+        options = self._accelerator_options(table, key)
         for name in ("source", "rule", "stage", "motion"):
             table.pop(name, None)
         given = {
@@ -309,6 +353,7 @@ class _Reader(TomlReader):
             "rules": None,
             "stages": tuple(stage for stage in stages if stage),
             "motion": motion,
+            "accelerator_options": options,
         }
         plain = self.struct(PipelineConfig, table, key, given=given)
         if plain is None or source is None:
@@ -319,6 +364,32 @@ class _Reader(TomlReader):
             rules=None if rules is None else tuple(rule for rule in rules if rule),
         )
         return pipeline
+
+    def _accelerator_options(self, table: dict[str, Any], key: str) -> Any:
+        """Decoded by the options of the accelerator that is named; None where it isn't known."""
+        given = self.table(table, "accelerator_options", key)
+        table.pop("accelerator_options", None)
+        name = table.get("accelerator", CPU)
+        engine = table.get("engine", AUTO)
+        if engine not in (AUTO, *seams.names("engines")):
+            known = ", ".join([AUTO, *seams.names("engines")])
+            self.problem(at(key, "engine"), f"no engine is called {engine!r}; there are {known}")
+        row = accelerators.TABLE.get(name) if isinstance(name, str) else None
+        if row is None and name == AUTO and not given:
+            return None
+        if row is None and engine not in seams.ENGINES and engine != AUTO:
+            # An engine that somebody installed may know accelerators that we don't.
+            return self.struct(Options, given, at(key, "accelerator_options"))
+        if row is None:
+            known = ", ".join(accelerators.names())
+            self.problem(
+                at(key, "accelerator"),
+                f"no accelerator {name!r} with options; name one of {known}"
+                if name == AUTO
+                else f"no accelerator is called {name!r}; there are {known}",
+            )
+            return None
+        return self.struct(row.options, given, at(key, "accelerator_options"))
 
     def _stage(self, table: Mapping[str, Any], key: str) -> StageConfig | None:
         stage: StageConfig | None = self.struct(StageConfig, table, key)

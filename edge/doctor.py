@@ -10,12 +10,16 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from edge import golden, seams
+from edge import accelerators, golden, seams
+from edge.accelerators import CPU
 from edge.board import temperature_c
 from edge.bundle import BUILTIN, Bundle
+from edge.engines import host, trial
+from edge.engines.quarantine import Quarantine
 from edge.errors import EdgeError
 from edge.model import Model
 
+_TRIAL_S = 60.0
 _TRIAL = f"{BUILTIN}wrist_activity"
 _LIBRARIES = {
     "opencv": "cv2",
@@ -37,11 +41,58 @@ class EngineTrial:
 
 def examine() -> dict[str, Any]:
     """Machine, libraries, and the trial of every engine, as plain values."""
+    bundle = Bundle.open(_TRIAL)
     return {
         "machine": _machine(),
         "libraries": {name: _library_version(module) for name, module in _LIBRARIES.items()},
-        "engines": [dataclasses.asdict(trial) for trial in try_engines(Bundle.open(_TRIAL))],
+        "engines": [dataclasses.asdict(tried) for tried in try_engines(bundle)],
+        "accelerators": try_accelerators(bundle),
     }
+
+
+def try_accelerators(bundle: Bundle) -> list[dict[str, Any]]:
+    """Prove every accelerator that the runtimes here have, in a process of its own each."""
+    found = []
+    for engine in seams.names("engines"):
+        formats = seams.find("engines", engine).formats
+        for accelerator in host.available(engine):
+            if accelerator == CPU or accelerator not in accelerators.TABLE:
+                continue
+            for variant in bundle.manifest.variants:
+                if variant.format in formats:
+                    found.append(_try_accelerator(bundle, variant.name, engine, accelerator))
+    return found
+
+
+def _try_accelerator(bundle: Bundle, variant: str, engine: str, accelerator: str) -> dict[str, Any]:
+    result = {"engine": f"{engine}:{accelerator}", "variant": variant, "works": False}
+    try:
+        options = accelerators.TABLE[accelerator].options()
+        answer = trial.try_engine(
+            trial.Request(
+                bundle=str(bundle.path),
+                variant=variant,
+                engine=engine,
+                accelerator=accelerator,
+                options=accelerators.canonical(options),
+                threads=host.default_threads(),
+                max_latency_ms=0,
+            ),
+            deadline_s=_TRIAL_S,
+        )
+    except (EdgeError, TypeError) as error:
+        return {**result, "detail": str(error)}
+    detail = f"{answer.version}; {answer.placement}; {answer.latency_ms:.2f} ms"
+    return {**result, "works": True, "detail": detail}
+
+
+def quarantined(state_dir: Path, *, clear: bool = False) -> list[str]:
+    """The engines that a device keeps away, in words; `clear` forgets them."""
+    quarantine = Quarantine(state_dir)
+    records = [f"{record}, since {record.wall}" for record in quarantine.records]
+    if clear:
+        quarantine.clear()
+    return records
 
 
 def try_engines(bundle: Bundle) -> list[EngineTrial]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from edge.bundle import Bundle
+from edge.engines.faults import range_error as range_error
+from edge.engines.faults import read_array as read_array
 from edge.errors import BundleError
 from edge.manifest import GoldenCase
 from edge.model import Model
@@ -57,34 +57,6 @@ def check(model: Model) -> list[GoldenResult]:
         finally:
             model.state.reset()
     return results
-
-
-def read_array(bundle: Bundle, path: str) -> Array:
-    """An array from a bundle's .npy, or a picture (uint8 [H, W, 3] BGR) from its .png."""
-    data = bundle.read(path)
-    if path.endswith(".png"):
-        import cv2
-
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        if picture is None:
-            raise BundleError(f"{bundle.path}: {path} is not a picture")
-        return np.asarray(picture)
-    try:
-        array: Array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except ValueError as error:
-        raise BundleError(f"{bundle.path}: {path} is not a plain array: {error}") from error
-    return array
-
-
-def range_error(actual: Array, expected: Array) -> float:
-    """Largest absolute difference relative to the range (max - min) of `expected`.
-
-    Infinite when the shapes differ or a value is not finite.
-    """
-    if actual.shape != expected.shape or not np.isfinite(actual).all():
-        return float("inf")
-    spread = float(expected.max() - expected.min()) or 1.0
-    return float(np.abs(actual.astype(np.float64) - expected).max()) / spread
 
 
 def expected_of(prediction: Prediction) -> dict[str, Any]:

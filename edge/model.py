@@ -9,13 +9,14 @@ from typing import Self
 import numpy as np
 
 from edge import postprocess, preprocess
+from edge.accelerators import AUTO, EngineRequest
 from edge.bundle import Bundle
-from edge.engines.host import AUTO, Hosts, choose
+from edge.engines.host import Hosts, choose
 from edge.recognize import Hints
 from edge.recognize.bundles import open_any
 from edge.state import State
 from edge.types import Array, Geometry, Prediction
-from edge.wire import ModelRef
+from edge.wire import ModelRef, Placement
 
 
 class Model:
@@ -32,6 +33,7 @@ class Model:
         variant: str = AUTO,
         accelerator: str = "cpu",
         threads: int = 0,
+        request: EngineRequest | None = None,
         min_score: float | None = None,
         roi: preprocess.Roi | None = None,
         rotate: int = 0,
@@ -40,12 +42,11 @@ class Model:
         self._shared = hosts is not None
         self.bundle = bundle
         self.manifest = bundle.manifest
-        self.variant, self._host = choose(
+        self.variant, self._host, self.fallback = choose(
             bundle,
             self._hosts,
             variant=variant,
-            accelerator=accelerator,
-            threads=threads,
+            request=request or EngineRequest(accelerator=accelerator, threads=threads),
         )
         self.state = State(self.variant)
         spec = self.state.frame_input
@@ -62,6 +63,11 @@ class Model:
     def engine(self) -> str:
         """Where it runs, e.g. onnx:cpu."""
         return self._host.name
+
+    @property
+    def placement(self) -> Placement:
+        """Where the nodes run, as the runtime tells."""
+        return self._host.placement
 
     def preprocess(self, data: Array) -> tuple[Array, Geometry | None]:
         """A frame's data -> input tensor and geometry. FrameError when it cannot be used."""

@@ -225,8 +225,7 @@ class Pipeline:
             bundle,
             hosts=hosts,
             variant=config.variant,
-            accelerator=config.accelerator,
-            threads=config.threads,
+            request=config.request,
             min_score=config.min_score,
             roi=config.roi,
             rotate=config.rotate,
@@ -390,6 +389,11 @@ class Pipeline:
         return ("low", "normal", "high").index(self._config.priority)
 
     @property
+    def prefers(self) -> bool:
+        """Whether another engine than the one asked for is something to complain of."""
+        return self._config.policy == "prefer"
+
+    @property
     def blocks_when_full(self) -> bool:
         """Whether to wait when the outbox takes no more, rather than drop."""
         if self._config.when_full == "auto":
@@ -402,7 +406,13 @@ class Pipeline:
         source = self.source.state
         if self._failure is not None:
             source = SourceState(state="failed", detail=str(self._failure))
-        return PipelineState(model=self.model.ref, engine=self.model.engine, source=source)
+        return PipelineState(
+            model=self.model.ref,
+            engine=self.model.engine,
+            source=source,
+            placement=self.model.placement,
+            fallback=self.model.fallback,
+        )
 
     @property
     def telemetry(self) -> PipelineTelemetry:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 from edge.errors import ConfigError
 from edge.happenings import Happening
 from edge.types import Array, Detections, Frame, Geometry, Outcome, Prediction, TensorSpec
-from edge.wire import Batch, SourceState, State, StoredEvent, Telemetry
+from edge.wire import Batch, Placement, SourceState, State, StoredEvent, Telemetry
 
 SOURCES = {
     "camera": "edge.sources.camera:Camera",
@@ -30,6 +30,7 @@ SOURCES = {
 ENGINES = {
     "onnx": "edge.engines.onnx:OnnxEngine",
     "tflite": "edge.engines.tflite:TfliteEngine",
+    "openvino": "edge.engines.openvino:OpenVinoEngine",
 }
 SINKS = {
     "mqtt": "edge.sinks.mqtt:Mqtt",
@@ -109,9 +110,18 @@ class Source(Protocol):
 
 
 class Engine(Protocol):
-    """Runs one variant on one accelerator; stateless, not thread-safe (see EngineHost)."""
+    """Runs one variant on one accelerator; stateless, not thread-safe (see EngineHost).
 
+    Built as `(model: bytes, *, accelerator: str, options: Options | None, precision: str,
+    threads: int)`; EngineError when it cannot run the model there. `formats` are the variants that
+    it takes; `name` is where it runs, e.g. onnx:cpu; `placement` what the runtime says of it;
+    `version` names the runtime.
+    """
+
+    formats: ClassVar[tuple[str, ...]]
     name: str
+    version: str
+    placement: Placement
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 

@@ -1,7 +1,8 @@
 """The parent of an agent: starts it as a child and restarts it with back-off when it dies.
 
 A child that was stopped, or that has ended by itself, is not restarted; nor is one that fails in
-its first seconds with an error that a restart would meet again.
+its first seconds with an error that a restart would meet again. One that ended because an engine
+went bad is started again at once, since the next start takes another engine.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _EARLY_S = 10.0
 _BACKOFF_S = (1.0, 60.0)
 _NEVER_RESTART = {0, 2, 3, 6, 130}  # done; mend it first; delivered later; Ctrl-C
 _OUR_ERRORS = range(2, 8)
+_WITHOUT_THAT_ENGINE = 9  # it is in quarantine now: what comes next is another one
 _PR_SET_PDEATHSIG = 1
 CHILD_MARK = "EDGE_SUPERVISED"
 
@@ -63,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
         if code in _NEVER_RESTART or (code in _OUR_ERRORS and first_and_early):
             return code
         failures = 1 if lasted_s > 10 * _EARLY_S else failures + 1
-        wait_s = backoff_s(failures - 1, _BACKOFF_S)
+        wait_s = 0.0 if code == _WITHOUT_THAT_ENGINE else backoff_s(failures - 1, _BACKOFF_S)
         log.error("the agent ended with %s; starting it again in %.1f s", _name(code), wait_s)
         stopping.wait(wait_s)
         if stopping.is_set():

@@ -90,11 +90,15 @@ class ClockData(msgspec.Struct, frozen=True, kw_only=True):
     offset_ms: int
 
 
-class AlarmData(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a person has to look at: a `code` for machines, a `detail` for people."""
+class AlarmData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that a person has to look at: a `code` for machines, a `detail` for people.
+
+    `facts` are the numbers behind it, such as `frames_lost` and `down_s`.
+    """
 
     code: str
     detail: str
+    facts: dict[str, float] = {}
 
 
 Payload = Content | Happening | GapData | ClockData | AlarmData
@@ -184,12 +188,32 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class Placement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the nodes of a model run, counted by the runtime itself: {"openvino": 94, "cpu": 2}.
+
+    `nodes` is empty where the runtime cannot tell: unknown. `elsewhere` counts by operator those
+    that are not on the accelerator that was asked for.
+    """
+
+    nodes: dict[str, int] = {}
+    elsewhere: dict[str, int] = {}
+
+    def __str__(self) -> str:
+        counted = ", ".join(f"{count} on {place}" for place, count in self.nodes.items())
+        return f"nodes: {counted}" if counted else "nodes: unknown"
+
+
 class PipelineState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a pipeline runs: model, variant, engine in use, and its source."""
+    """What a pipeline runs: model, variant, engine in use and where it runs, and its source.
+
+    `fallback` says why it is not the engine that was asked for; empty when it is.
+    """
 
     model: ModelRef
     engine: str
     source: SourceState
+    placement: Placement = Placement()
+    fallback: str = ""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -234,6 +258,22 @@ class PipelineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
     state_resets: int = 0
 
 
+class EngineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine: its runs for all `streams`, how long they took and how long they waited for it.
+
+    Counted are outputs that were not finite, checks because the output stood still, and runs that
+    took longer than they may.
+    """
+
+    streams: int
+    runs: int
+    infer_ms: Latency | None
+    wait_ms: Latency | None
+    not_finite: int
+    still: int
+    over_time: int
+
+
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     """How the device is doing: counters, the outbox and what the board shows of itself."""
 
@@ -247,6 +287,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     outbox_drops: int
     memory_mb: float
     temperature_c: float | None = None
+    engines: dict[str, EngineTelemetry] = {}
 
 
 def event_of(payload: Payload, *, time: Time, pipeline: str = DEVICE_PIPELINE) -> Event:

@@ -86,7 +86,9 @@ def command(
         sys.exit(supervisor.run([*arguments, *rest]))
     stop = stop_on_signals()
     from edge.agent import Agent
+    from edge.engines import guard
 
+    guard.arm(Path(loaded.device.state_dir))
     agent = Agent(loaded, bundles=bundles)
     agent.run(stop)
 

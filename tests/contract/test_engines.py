@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from edge import seams
+from edge.accelerators import TABLE
 from edge.bundle import Bundle
+from edge.engines import faults
 from edge.errors import EngineError
 from edge.seams import Engine
 from edge.types import Array
@@ -18,12 +21,25 @@ WINDOW = np.linspace(-1, 1, 600, dtype=np.float32).reshape(1, 100, 6)
 
 
 class EngineContract:
+    engine_name: str
     format: str
     name: str
+    accelerator = "cpu"
+    nodes: dict[str, dict[str, int]]
+    """Where the runtime says that the nodes of each precision are."""
+    version = ""
 
-    def build(self, model: bytes, *, accelerator: str = "cpu") -> Engine:
-        engine: Engine = seams.find("engines", self.format)(
-            model, accelerator=accelerator, threads=1
+    def build(
+        self, model: bytes, *, accelerator: str | None = None, precision: str = "fp32"
+    ) -> Engine:
+        accelerator = accelerator or self.accelerator
+        row = TABLE.get(accelerator)
+        engine: Engine = seams.find("engines", self.engine_name)(
+            model,
+            accelerator=accelerator,
+            options=row.options() if row else None,
+            precision=precision,
+            threads=1,
         )
         return engine
 
@@ -34,9 +50,23 @@ class EngineContract:
     @pytest.fixture
     def engine(self, wrist_bundle: Path, variant: str) -> Iterator[Engine]:
         bundle = Bundle.open(wrist_bundle)
-        engine = self.build(bundle.read(bundle.manifest.variant(variant).file))
+        listed = bundle.manifest.variant(variant)
+        engine = self.build(bundle.read(listed.file), precision=listed.precision)
         yield engine
         engine.close()
+
+    def test_it_gives_the_golden_answers_of_its_variant(
+        self, engine: Engine, wrist_bundle: Path, variant: str
+    ) -> None:
+        bundle = Bundle.open(wrist_bundle)
+        proof = faults.prove(engine, bundle, bundle.manifest.variant(variant))
+        assert proof.cases == 1 and proof.error <= 1
+
+    def test_it_says_where_its_nodes_are(self, engine: Engine, variant: str) -> None:
+        assert engine.placement.nodes == self.nodes[variant.rpartition("-")[2]]
+        assert engine.placement.elsewhere == {}
+        assert engine.version.startswith(self.version)
+        assert self.format in engine.formats
 
     def test_it_says_where_it_runs_and_what_it_takes(
         self, engine: Engine, wrist_bundle: Path, variant: str
@@ -108,10 +138,19 @@ class EngineContract:
 
 
 class TestOnnx(EngineContract):
-    format = "onnx"
+    engine_name = format = "onnx"
     name = "onnx:cpu"
+    nodes: ClassVar = {"fp32": {"cpu": 9}, "int8": {"cpu": 28}}
+    version = "onnxruntime "
 
 
 class TestTflite(EngineContract):
-    format = "tflite"
+    engine_name = format = "tflite"
     name = "litert:cpu"
+    nodes: ClassVar = {"fp32": {"xnnpack": 26}, "int8": {"xnnpack": 28}}
+    version = "ai-edge-litert "
+
+
+class TestTfliteXnnpack(TestTflite):
+    accelerator = "xnnpack"
+    name = "litert:xnnpack"

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from convert.recipe import VARIANTS
 from edge import bundle, golden
 from edge.bundle import Bundle
 from edge.model import Model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("converters")]
 
-NO_WAY: dict[str, dict[str, str]] = {"beeps": {}, "lamps": {}}
+NO_WAY = {"beeps": {"onnx-fp16"}, "lamps": {"onnx-int8-dynamic"}}
+"""Too few weights for fp16 to save anything, and nothing that dynamic int8 would speed up."""
 Recipes = Callable[..., Path]
 Convert = Callable[..., Result]
 
@@ -33,7 +35,9 @@ def test_what_ships_gives_its_golden_answers(
     done = run_convert(trained_recipe(name), "--json", "--keep-dominated")
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
-    assert {v["name"]: v["absent"] for v in report["variants"] if not v["ships"]} == NO_WAY[name]
+    absent = {v["name"] for v in report["variants"] if v["absent"]}
+    assert absent == NO_WAY[name]
+    assert {v["name"] for v in report["variants"] if v["ships"]} == set(VARIANTS) - absent
     made = Bundle.open(report["bundle"])
     assert json.loads(made.read("report.json"))["samples"] == 60
     assert made.identity == report["identity"]
@@ -68,7 +72,8 @@ def test_the_same_recipe_gives_the_same_bundle_wherever_it_lies(
     for name in made[0].manifest.files:
         data = made[0].read(name)
         assert str(folders[0].parent).encode() not in data, name
-        assert b"site-packages" not in data and b".py" not in data, name
+        if name.startswith("variants/"):
+            assert b"site-packages" not in data and b".py" not in data, name
 
 
 def test_a_swapped_colour_order_is_refused_in_every_variant_with_the_numbers(

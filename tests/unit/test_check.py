@@ -44,7 +44,12 @@ def test_each_thing_that_is_not_well_has_its_own_exit_code(tmp_path: Path) -> No
     for changes, what, code, words in (
         ({"pipeline": {"bundle": "nothing"}}, "pipeline wrist", 3, "no such bundle"),
         ({"pipeline": {"variant": "gpu"}}, "pipeline wrist", 3, "no variant 'gpu'"),
-        ({"pipeline": {"accelerator": "npu"}}, "pipeline wrist", 5, "'npu' is not supported"),
+        (
+            {"pipeline": {"accelerator": "cuda", "policy": "require"}},
+            "pipeline wrist",
+            5,
+            "has no CUDAExecutionProvider",
+        ),
         (
             {"pipeline": {"source": {"type": "csv", "path": "nothing.csv"}}},
             "pipeline wrist: source",

@@ -8,6 +8,8 @@ import pytest
 
 from edge import doctor
 from edge.bundle import Bundle
+from edge.engines.quarantine import Quarantine, Record, Suspect
+from edge.wire import ModelRef
 
 
 def test_the_doctor_tries_every_engine() -> None:
@@ -15,6 +17,34 @@ def test_the_doctor_tries_every_engine() -> None:
     assert {trial["engine"] for trial in found["engines"]} == {"onnx:cpu", "litert:cpu"}
     assert all(trial["works"] for trial in found["engines"])
     assert found["machine"]["cores"] >= 1 and found["libraries"]["opencv"] != "not installed"
+
+
+def test_the_doctor_tries_accelerators_in_a_process_of_their_own(
+    wrist_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.host, "available", lambda engine: ["cpu", "xnnpack"])
+    tried = doctor.try_accelerators(Bundle.open(wrist_bundle))
+    works = {(trial["engine"], trial["variant"]): trial["works"] for trial in tried}
+    assert works == {
+        ("tflite:xnnpack", "tflite-fp32"): True,
+        ("tflite:xnnpack", "tflite-int8"): True,
+        ("onnx:xnnpack", "onnx-fp32"): False,
+        ("onnx:xnnpack", "onnx-int8"): False,
+        ("openvino:xnnpack", "onnx-fp32"): False,
+        ("openvino:xnnpack", "onnx-int8"): False,
+    }
+    assert "28 on xnnpack" in next(t["detail"] for t in tried if t["variant"] == "tflite-int8")
+
+
+def test_the_doctor_shows_and_clears_the_quarantine(tmp_path: Path) -> None:
+    model = ModelRef(name="toy", version="1", bundle="sha256:00", variant="onnx-fp32")
+    suspect = Suspect(engine="onnx", accelerator="qnn", version="1", options="{}", model=model)
+    Quarantine(tmp_path).add(Record(suspect=suspect, kind="hang", detail="slept", wall="2026"))
+    assert doctor.quarantined(tmp_path) == [
+        "onnx:qnn (1) with toy onnx-fp32: hang: slept, since 2026"
+    ]
+    assert len(doctor.quarantined(tmp_path, clear=True)) == 1
+    assert doctor.quarantined(tmp_path) == []
 
 
 def test_the_doctor_says_what_to_install(

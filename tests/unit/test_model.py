@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from edge.accelerators import EngineRequest
 from edge.bundle import Bundle, write
 from edge.engines.host import Hosts
 from edge.errors import BundleError, EngineError, FrameError
@@ -91,7 +92,7 @@ def test_data_that_cannot_be_used_is_a_bad_frame(wrist_bundle: Path) -> None:
 def test_models_share_the_engine_of_their_hosts(wrist_bundle: Path) -> None:
     hosts, opened = Hosts(), Bundle.open(wrist_bundle)
     one, same, other = (
-        hosts.get(opened, opened.manifest.variant(name))
+        hosts.get(opened, opened.manifest.variant(name), engine="onnx", request=EngineRequest())
         for name in ("onnx-fp32", "onnx-fp32", "onnx-int8")
     )
     assert one is same and one is not other

@@ -85,6 +85,14 @@ def test_an_engine_that_fails_late_is_started_again(
     assert len(house.calls) == 2
 
 
+def test_an_agent_without_its_bad_engine_is_started_again_at_once(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "backoff_s", lambda *_: pytest.fail("it waits"))
+    assert house.run(9, 9, 0) == 0
+    assert len(house.calls) == 3
+
+
 def test_a_stop_reaches_the_child(house: House) -> None:
     house.terminate_when(starts=1)
     assert house.run("work") == 0

@@ -1,0 +1,134 @@
+"""One engine at work: what it gives is looked at, and a doubt is settled by its golden cases.
+
+Invariant: an engine is accused only when it fails a golden case that it has passed before. What
+the model itself makes of an odd input is an alarm, not a verdict.
+"""
+
+from __future__ import annotations
+
+import collections
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+from edge.engines.faults import EngineFault, is_finite
+from edge.engines.marks import Mark
+from edge.engines.quarantine import Suspect
+from edge.errors import EngineError, FrameError
+from edge.types import Array
+
+STILL_FRAMES = 100
+_RECENT = 50
+_SAMPLES = 64
+
+Alarm = Callable[[str, str], None]
+"""Reports a code and a detail."""
+
+
+class Watch:
+    """Told of every run of one engine, before and after, by the thread that runs it."""
+
+    def __init__(
+        self,
+        suspect: Suspect,
+        *,
+        mark: Mark | None,
+        prove: Callable[[], object],
+        alarm: Alarm,
+        max_latency_ms: float = 0.0,
+    ) -> None:
+        """`prove` runs the golden cases and raises EngineFault."""
+        self.suspect = suspect
+        self.not_finite = self.still = self.over_time = 0
+        self.entered_ns = 0
+        """The moment at which the run under way began; 0 when there is none."""
+        self.mark = mark
+        self._prove = prove
+        self._alarm = alarm
+        self._max_latency_ms = max_latency_ms
+        self._recent_ms: collections.deque[float] = collections.deque(maxlen=_RECENT)
+        self._last: tuple[bytes, bytes] = (b"", b"")
+        self._same = 0
+
+    def enter(self) -> None:
+        """A run begins."""
+        if self.mark:
+            self.mark.enter()
+        self.entered_ns = time.monotonic_ns()
+
+    def leave(self) -> None:
+        """The run has come back, with an answer or an error."""
+        self.entered_ns = 0
+        if self.mark:
+            self.mark.leave()
+
+    def look(
+        self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], took_ms: float
+    ) -> None:
+        """Look at one answer. FrameError when it is not finite; EngineFault for a bad engine."""
+        self._look_at_time(took_ms)
+        self._look_whether_it_moves(inputs, outputs)
+        if not is_finite(outputs):
+            self.not_finite += 1
+            self._settle("an output is NaN or infinite")
+            self._alarm(
+                "engine_not_finite",
+                f"{self.suspect.name}: an output of {self.suspect.model.name} is NaN or infinite"
+                " though the engine gives its golden answers: the model made it of this input",
+            )
+            raise FrameError("the model's output is not finite")
+
+    def failed(self, error: EngineError) -> EngineError:
+        """What an error in the middle of work means: an accelerator that fails is at fault."""
+        if not self.suspect.risky or isinstance(error, EngineFault):
+            return error
+        return EngineFault("error", str(error))
+
+    def _look_at_time(self, took_ms: float) -> None:
+        if not self._max_latency_ms:
+            return
+        self.over_time += took_ms > self._max_latency_ms
+        self._recent_ms.append(took_ms)
+        if len(self._recent_ms) == _RECENT and self.over_time:
+            median_ms = statistics.median(self._recent_ms)
+            if median_ms > self._max_latency_ms:
+                self._alarm(
+                    "engine_slow",
+                    f"{self.suspect.name}: half of the last {_RECENT} inferences took more than"
+                    f" {median_ms:.1f} ms where {self._max_latency_ms:g} are allowed",
+                )
+
+    def _look_whether_it_moves(
+        self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+    ) -> None:
+        given, answer = _sample(inputs), _sample(outputs)
+        if answer != self._last[1]:
+            self._same = 0
+        elif given != self._last[0]:
+            self._same += 1
+        self._last = (given, answer)
+        if self._same >= STILL_FRAMES:
+            self._same = 0
+            self.still += 1
+            self._settle(f"the output stood still over {STILL_FRAMES} inputs that did not")
+
+    def _settle(self, doubt: str) -> None:
+        """The golden cases decide; what they cost in time is not the frame's."""
+        self.enter()
+        try:
+            self._prove()
+        except EngineFault as fault:
+            if fault.kind == "slow":
+                return
+            raise EngineFault(
+                "not_finite" if self.not_finite else fault.kind, f"{doubt}, and {fault.detail}"
+            ) from fault
+        finally:
+            self.leave()
+
+
+def _sample(tensors: Mapping[str, Array]) -> bytes:
+    """Some values of each tensor: enough to see whether anything moves."""
+    return b"".join(
+        array.reshape(-1)[:: max(1, array.size // _SAMPLES)].tobytes() for array in tensors.values()
+    )
