@@ -22,6 +22,8 @@ Array = np.ndarray[Any, Any]
 Rng = np.random.Generator
 
 BETWEEN = 10
+MOST_ROLL = 0.13  # pitches: a wheel that is off by no more shows its digit
+LEAST_BETWEEN = 0.19  # from here on it stands between two; what lies in the gap is never drawn
 
 
 def _sibling(name: str) -> ModuleType:
@@ -57,6 +59,7 @@ class Look:
     frame: int  # 0 none, else width of the window's outline
     frame_colour: Array
     mechanical: bool
+    ticks: int  # marks a digit along the wheel's right edge, 0 for none
 
 
 def draw_colour(rng: Rng, low: float, high: float, tint: float) -> Array:
@@ -76,7 +79,7 @@ def draw_inks(rng: Rng) -> tuple[Array, Array]:
                 dark = red.astype(np.float32)
             else:
                 return draw_colour(rng, 200, 255, 10), red.astype(np.float32)
-        if abs(float(bright.mean() - dark.mean())) > rng.choice([38, 60, 90]):
+        if abs(float(bright.mean() - dark.mean())) > rng.choice([28, 45, 75]):
             return (dark, bright) if rng.random() < 0.5 else (bright, dark)
 
 
@@ -114,7 +117,13 @@ def draw_look(rng: Rng, digit_h: int, cell_limit: float, *, base_only: bool) -> 
         frame=int(rng.integers(1, 2 + digit_h // 16)) if rng.random() < 0.55 else 0,
         frame_colour=draw_colour(rng, 0, 255, 20),
         mechanical=mechanical,
+        ticks=draw_ticks(rng, 0.12) if mechanical else 0,
     )
+
+
+def draw_ticks(rng: Rng, chance: float) -> int:
+    """How many marks a digit the edge of a wheel has, mostly none: the fastest wheel has them."""
+    return int(rng.choice([2, 5, 10])) if rng.random() < chance else 0
 
 
 def _paste(alpha: Array, mask: Array, x: float, y: float) -> None:
@@ -137,6 +146,12 @@ def _wheel(rng: Rng, look: Look, digit: int, roll: float) -> tuple[Array, Array]
     size = (look.digit_w, look.digit_h)
     left = (width - look.digit_w) / 2
     top = (height - look.digit_h) / 2 + roll * look.pitch * look.digit_h
+    mark_w = min(round(0.3 * look.digit_w), width - look.digit_w - 1)
+    if look.ticks and mark_w > 1:  # they roll with the digits and push these to the left
+        left -= mark_w / 2
+        period = look.pitch * look.digit_h / look.ticks
+        marked = (np.arange(height) - top) % period < 0.5 * period
+        alpha[marked, width - mark_w :] = 255
     if look.face.all_lit is not None and look.ghost:
         mask = cv2.resize(look.face.all_lit, size, interpolation=cv2.INTER_AREA)
         _paste(alpha, (mask * look.ghost).astype(np.uint8), left, top)
@@ -154,7 +169,7 @@ def _wheel(rng: Rng, look: Look, digit: int, roll: float) -> tuple[Array, Array]
     if look.frame:
         corner = (width - 1, height - 1)
         cv2.rectangle(patch, (0, 0), corner, look.frame_colour.tolist(), look.frame)
-    box_top = top if abs(roll) < 0.2 else (height - look.digit_h) / 2
+    box_top = top if abs(roll) < LEAST_BETWEEN else (height - look.digit_h) / 2
     box = np.array([left, box_top, left + look.digit_w, box_top + look.digit_h], np.float32)
     return patch, box
 
@@ -165,9 +180,10 @@ def _turn(rng: Rng, look: Look, between: float) -> tuple[int, int, float]:
     if not look.mechanical:
         return digit, digit, 0.0
     if rng.random() < between:
-        return digit, BETWEEN, float(rng.choice([-1, 1]) * rng.uniform(0.24, 0.5))
-    roll = rng.choice([0.0, rng.normal(0, 0.05), rng.uniform(-0.17, 0.17)], p=[0.3, 0.45, 0.25])
-    return digit, digit, float(np.clip(roll, -0.17, 0.17))
+        return digit, BETWEEN, float(rng.choice([-1, 1]) * rng.uniform(LEAST_BETWEEN, 0.5))
+    rolls = [0.0, rng.normal(0, 0.05), rng.uniform(-MOST_ROLL, MOST_ROLL)]
+    roll = rng.choice(rolls, p=[0.3, 0.45, 0.25])
+    return digit, digit, float(np.clip(roll, -MOST_ROLL, MOST_ROLL))
 
 
 def _junk(rng: Rng, height: int, width: int) -> Array:
@@ -214,6 +230,8 @@ def counter(rng: Rng, look: Look, count: int, *, between: float) -> tuple[Array,
         if count - i <= decimals:
             own = replace(look, paper=red) if look.ink.mean() > 120 else replace(look, ink=red)
         last = i == count - 1
+        if last and own.mechanical and not own.ticks:
+            own = replace(own, ticks=draw_ticks(rng, 0.2))
         digit, kind, roll = _turn(rng, own, between * (3 if last else 0.7))
         patch, box = _wheel(rng, own, digit, roll)
         area[:] = patch
@@ -262,17 +280,23 @@ def crops(rng: Rng, size: tuple[int, int], *, base_only: bool) -> tuple[Array, A
         pad_y = height
         tall = np.tile(backdrop, (strip.shape[0] + 2 * pad_y, strip.shape[1], 1)).astype(np.float32)
         tall[pad_y : pad_y + strip.shape[0]] = strip
+        window_top = pad_y + (middle.shape[0] - digit_h) / 2
         box = box + np.array([pad_x, pad_y] * 2, np.float32)
         slack_x, slack_y = cell_w - look.digit_w, height - digit_h
         left = round((box[0] + box[2] - cell_w) / 2 + rng.uniform(-0.3, 0.3) * max(slack_x, 0))
-        top = round((box[1] + box[3] - height) / 2 + rng.uniform(-0.4, 0.4) * slack_y)
+        if rng.random() < 0.65:  # cut once for all digits, around the window
+            above = window_top - slack_y / 2 + rng.uniform(-0.15, 0.15) * slack_y
+        else:
+            above = (box[1] + box[3] - height) / 2 + rng.uniform(-0.4, 0.4) * slack_y
+        top = round(above)
         left = min(max(left, 0), max(strip.shape[1] - cell_w, 0))
         view = tall[max(top, 0) : max(top, 0) + height, left : left + cell_w]
         cell[:] = backdrop
         cell[: view.shape[0], : view.shape[1]] = view
         cell *= np.linspace(*rng.uniform(0.5, 1.15, 2), cell_w, dtype=np.float32)[:, None]
-        if rng.random() < 0.3:  # a camera of few pixels
-            few = (max(8, round(cell_w * 32 / height)), 32)
+        if rng.random() < 0.4:  # a camera of few pixels
+            few_h = int(rng.integers(26, 50))
+            few = (max(8, round(cell_w * few_h / height)), few_h)
             few_pixels = cv2.resize(cell, few, interpolation=cv2.INTER_AREA)
             cell[:] = cv2.resize(few_pixels, (cell_w, height), interpolation=cv2.INTER_LINEAR)
         box = box + np.array([x0 - left, -max(top, 0)] * 2, np.float32)

@@ -52,6 +52,7 @@ MORE_FONTS = {
 # f upper left, g middle. Some displays leave the tails of 6 and 9 out or give 7 a hook.
 SEGMENTS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", "abcdefg", "abcdfg")
 SEGMENT_VARIANTS = {6: "fgedc", 7: "fabc", 9: "abcfg"}
+INNER_SIDE = {"a": 1, "b": 1, "c": 1, "d": -1, "e": -1, "f": -1}  # of a mitred segment; g has none
 
 DOTS = (
     ("01110", "10001", "10011", "10101", "11001", "10001", "01110"),
@@ -65,6 +66,29 @@ DOTS = (
     ("01110", "10001", "10001", "01110", "10001", "10001", "01110"),
     ("01110", "10001", "10001", "01111", "00001", "00010", "01100"),
 )
+# Other shapes of the same digits, and how often a face has one of them instead.
+DOT_VARIANTS = {
+    0: (("01110", "10001", "10001", "10001", "10001", "10001", "01110"),),
+    1: (
+        ("00100", "01100", "10100", "00100", "00100", "00100", "11111"),
+        ("00100", "01100", "00100", "00100", "00100", "00100", "00100"),
+    ),
+    2: (("01110", "10001", "00001", "00110", "01000", "10000", "11111"),),
+    3: (
+        ("01110", "10001", "00001", "00110", "00001", "10001", "01110"),
+        ("11111", "00001", "00010", "00110", "00001", "10001", "01110"),
+    ),
+    4: (("00001", "00011", "00101", "01001", "11111", "00001", "00001"),),
+    5: (("11111", "10000", "10000", "11110", "00001", "00001", "11110"),),
+    6: (("01110", "10001", "10000", "11110", "10001", "10001", "01110"),),
+    7: (
+        ("11111", "00001", "00010", "00100", "01000", "10000", "10000"),
+        ("11111", "10001", "00010", "00100", "00100", "00100", "00100"),
+        ("11111", "00001", "00001", "00010", "00100", "01000", "10000"),
+    ),
+    9: (("01110", "10001", "10001", "01111", "00001", "10001", "01110"),),
+}
+DOT_VARIANT_SHARE = 0.45
 
 
 @dataclass(frozen=True)
@@ -99,9 +123,9 @@ def faces(*, base_only: bool = False) -> dict[str, tuple[Face, ...]]:
     rng = np.random.default_rng(7)
     return {
         "font": tuple(_font_face(files[name]) for names in wanted.values() for name in names),
-        "stroke": tuple(_stroke_face(rng, i) for i in range(32)),
-        "segment": tuple(_segment_face(rng, i) for i in range(32)),
-        "dots": tuple(_dot_face(rng, i) for i in range(16)),
+        "stroke": tuple(_stroke_face(rng, i) for i in range(48)),
+        "segment": tuple(_segment_face(rng, i) for i in range(48)),
+        "dots": tuple(_dot_face(rng, i) for i in range(32)),
     }
 
 
@@ -151,7 +175,7 @@ def _strokes(rng: np.random.Generator) -> list[list[list[Any]]]:
     six = [[*six_arc, (0.0, 1 - loop)], six_loop]
     nine = [[(1 - x, 1 - y) for x, y in line] for line in six]
     one = (
-        [[(0.2, 0.22), (0.55, 0.0), (0.55, 1.0)]] if rng.random() < 0.7 else [[(0.5, 0), (0.5, 1)]]
+        [[(0.2, 0.22), (0.55, 0.0), (0.55, 1.0)]] if rng.random() < 0.6 else [[(0.5, 0), (0.5, 1)]]
     )
     if rng.random() < 0.3:
         one.append([(0.25, 1.0), (0.85, 1.0)])
@@ -205,8 +229,9 @@ def _stroke_face(rng: np.random.Generator, index: int) -> Face:
 
 def _segment_face(rng: np.random.Generator, index: int) -> Face:
     width = int(rng.integers(40, 66))
-    thick = rng.uniform(7, 17)
-    gap = rng.uniform(0.5, 4.0)
+    thick = rng.uniform(5, 17)
+    gap = rng.uniform(0.5, 5.0)
+    mitred = rng.random() < 0.45  # the ends are cut at 45 degrees, the outer side is the longer one
     bevel = rng.uniform(0.0, 0.5) * thick
     slant = rng.choice([0.0, rng.uniform(0.03, 0.16)])
     variants = {digit: lit for digit, lit in SEGMENT_VARIANTS.items() if rng.random() < 0.25}
@@ -235,6 +260,15 @@ def _segment_face(rng: np.random.Generator, index: int) -> Face:
             outline = np.array(
                 [a, a + inner + side, b - inner + side, b, b - inner - side, a + inner - side]
             )
+            if mitred and name in INNER_SIDE:
+                side = side * INNER_SIDE[name]
+                reach, space = along * thick / 2, along * gap
+                over_a = reach if start[1] != y1 else 0 * reach  # the middle has no corner
+                over_b = reach if end[1] != y1 else 0 * reach
+                near, far = start + space, end - space
+                outer = [near - over_a - side, far + over_b - side]
+                inner_ends = [far - reach + side, near + reach + side]
+                outline = np.array([*outer, *inner_ends])
             outline[:, 0] += pad + slant * (GLYPH_HEIGHT / 2 - outline[:, 1])
             cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, shift=4)
         return mask
@@ -248,6 +282,11 @@ def _dot_face(rng: np.random.Generator, index: int) -> Face:
     step_x = step_y * rng.uniform(0.7, 1.05)
     fill = rng.uniform(0.72, 1.0)
     round_dots = rng.random() < 0.35
+
+    rows_of = list(DOTS)
+    for digit, shapes in DOT_VARIANTS.items():
+        if rng.random() < DOT_VARIANT_SHARE:
+            rows_of[digit] = shapes[int(rng.integers(len(shapes)))]
 
     def draw(rows: tuple[str, ...]) -> np.ndarray[Any, Any]:
         mask = np.zeros((GLYPH_HEIGHT, round(5 * step_x)), np.uint8)
@@ -266,4 +305,4 @@ def _dot_face(rng: np.random.Generator, index: int) -> Face:
                     mask[max(low[1], 0) : high[1], max(low[0], 0) : high[0]] = 255
         return mask
 
-    return Face(f"dots{index}", "dots", tuple(draw(r) for r in DOTS), draw(("11111",) * 7))
+    return Face(f"dots{index}", "dots", tuple(draw(r) for r in rows_of), draw(("11111",) * 7))

@@ -29,8 +29,8 @@ BETWEEN = CLASSES - 1
 MAX_REACH = 8.0  # strides: no side of a digit is further than this from its middle
 MATCH_IOU = 0.5
 
-# Scenes that the reference reads right with no score below 0.7.
-GOLDEN_SEEDS = (7, 18, 21, 23, 30, 31, 42, 56, 61, 88, 93, 97)
+# Scenes that the reference reads right with no score below 0.7; the first two have most classes.
+GOLDEN_SEEDS = (16, 83, 21, 42, 45, 56, 74, 75, 88, 93, 97, 102)
 GOLDEN_SIZE = (480, 240)  # width, height, px
 
 

@@ -60,7 +60,7 @@ def scene(rng: Rng, *, base_only: bool = False) -> Scene:
 
     `base_only` keeps to the fonts of two packages (`glyphs.BASE_FONTS`).
     """
-    kind = rng.choice(["crops", "strip", "meter"], p=[0.36, 0.2, 0.44])
+    kind = rng.choice(["crops", "strip", "meter"], p=[0.42, 0.18, 0.4])
     if kind == "crops":
         height = int(rng.integers(70, 180))
         width = round(height * rng.uniform(2.0, 3.6))

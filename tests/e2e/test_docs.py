@@ -159,6 +159,14 @@ def test_every_link_leads_somewhere() -> None:
     assert links and [link for link in links if not (ROOT / link).exists()] == []
 
 
+@pytest.mark.parametrize("model", ["meter_reader", "wrist_activity"])
+def test_the_readme_of_a_model_shows_what_its_bundle_says(model: str) -> None:
+    text = (ROOT / f"models/{model}/README.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"<!-- variants -->\n(.+?)<!-- /variants -->", text, re.DOTALL)
+    inspected = edge("inspect", f"models/{model}/bundle", "--markdown", cwd=ROOT)
+    assert inspected.code == 0 and inspected.out.strip() == table.strip()
+
+
 def _table(head: str) -> list[tuple[str, str]]:
     """First and last cell of each row of the table whose head is this."""
     lines = README.partition(f"\n| {head} |")[2].splitlines()[2:]
