@@ -97,7 +97,11 @@ def finite(values: Array) -> Array:
     """The same values. FrameError when one is not finite."""
     # A sum is not finite when a part of it is not; float32 cannot make one of float64 overflow.
     small = values.size < 20_000 and values.dtype.itemsize <= 4
-    if not (math.isfinite(values.sum(dtype=np.float64)) if small else np.isfinite(values).all()):
+    if not (
+        math.isfinite(np.add.reduce(values, axis=None, dtype=np.float64))
+        if small
+        else np.isfinite(values).all()
+    ):
         raise FrameError("the model's output is not finite")
     return values
 
@@ -209,11 +213,9 @@ def suppress(
 
     # The library takes x, y, w, h, and tells classes apart by moving them by the largest
     # coordinate, which is right only for coordinates that are not negative.
-    moved = boxes.copy()
-    moved[:, 2:] -= moved[:, :2]
-    lowest = moved[:, :2].min()
-    if lowest < 0:
-        moved[:, :2] -= lowest
+    lowest = np.minimum.reduce(boxes, axis=None)
+    moved = boxes - lowest if lowest < 0 else boxes.copy()
+    np.subtract(moved[:, 2:], moved[:, :2], out=moved[:, 2:])
     corner_size = moved.tolist()
     if class_aware:
         keep = cv2.dnn.NMSBoxesBatched(

@@ -18,6 +18,9 @@ from edge.postprocess import candidates
 from edge.postprocess.candidates import BoxForm, Channels, Output
 from edge.types import Array, Detections, Geometry
 
+_LARGEST = np.float32(20)
+"""A box of e^20 cells is larger than any picture; more would overflow."""
+
 
 class TableParams(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
@@ -245,15 +248,16 @@ class Yolov5:
 
     def _best(self, table: Array) -> tuple[Array, Array, Array, Array]:
         """Rows, raw boxes, scores and classes of the candidates that reach the threshold."""
-        # A class score is at most 1, so that objectness alone drops nearly everything.
-        objectness = candidates.finite(self._output.real(table[:, 4]))
-        (rows,) = np.nonzero(objectness >= self._min_score)
+        # A class score is at most 1, so that objectness alone drops nearly everything. What is
+        # not a number is not below the threshold either: its row stays, and is refused.
+        (rows,) = (~(self._output.real(table[:, 4]) < self._min_score)).nonzero()
         values = candidates.finite(self._output.real(table[rows]))
-        classes = values[:, 5:].argmax(axis=1)
-        scores = values[:, 5:].max(axis=1) * values[:, 4]
-        (kept,) = np.nonzero(scores >= self._min_score)
+        scores = values[:, 4]  # of the copy
+        scores *= np.maximum.reduce(values[:, 5:], axis=1)
+        (kept,) = (scores >= self._min_score).nonzero()
         kept = candidates.best_rows(scores, kept, self._params.max_candidates)
-        return rows[kept], values[kept, :4], scores[kept], classes[kept]
+        values = values[kept]
+        return rows[kept], values[:, :4], values[:, 4], values[:, 5:].argmax(axis=1)
 
     def _corners(self, boxes: Array, rows: Array) -> Array:
         return candidates.corners(boxes * self._scale, "cxcywh")
@@ -278,12 +282,20 @@ class Yolox(Yolov5):
     def _count(self, params: Yolov5.Params, variant: Variant) -> int:
         strides = params.strides if isinstance(params, Yolox.Params) else ()
         size = candidates.picture_size(variant)
-        self._cells, self._strides = candidates.cells(size, strides, offset=0)
-        return len(self._strides)
+        cells, lengths = candidates.cells(size, strides, offset=0)
+        self._grid = np.stack([*cells.T, lengths, lengths / 2])
+        return len(cells)
 
     def _corners(self, boxes: Array, rows: Array) -> Array:
-        strides = self._strides[rows, None]
-        # A box of e^20 cells is larger than any picture; more would overflow.
-        half = np.exp(np.minimum(boxes[:, 2:], 20)) * (strides / 2)
-        centres = boxes[:, :2] * strides + self._cells[rows]
-        return np.concatenate([centres - half, centres + half], axis=1)
+        # Columns become rows: arithmetic on [2, n] costs less than on [n, 2].
+        raw, grid = boxes.T.copy(), self._grid[:, rows]
+        centres, half = raw[:2], raw[2:]
+        centres *= grid[2]
+        centres += grid[:2]
+        np.minimum(half, _LARGEST, out=half)
+        np.exp(half, out=half)
+        half *= grid[3]
+        whole = np.empty_like(raw)
+        np.subtract(centres, half, out=whole[:2])
+        np.add(centres, half, out=whole[2:])
+        return whole.T
