@@ -23,8 +23,8 @@ class Frame:
     """One image or one window of samples, as the source gave it.
 
     `number` counts from 0 within a source, and leaves one out where the source knows that something
-    was lost; `mono_ns` is the monotonic clock and `wall_ns` the
-    wall clock (nanoseconds since 1970, UTC) at capture.
+    was lost; `mono_ns` is the monotonic clock and `wall_ns` the wall clock (since 1970, UTC) at
+    capture, both in nanoseconds.
     """
 
     data: Array

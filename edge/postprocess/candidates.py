@@ -86,6 +86,15 @@ def picture_size(variant: Variant) -> tuple[int, int]:
     raise BundleError(f"{variant.name}: this decoder needs an input that is a picture")
 
 
+def box_scale(variant: Variant, *, normalised: bool) -> Array:
+    """What boxes [N, 4] are multiplied by to be in input pixels: float32 [4].
+
+    BundleError when the variant takes no picture.
+    """
+    width, height = picture_size(variant)
+    return np.array([width, height] * 2 if normalised else [1] * 4, np.float32)
+
+
 def placed(geometry: Geometry | None) -> Geometry:
     """The geometry of a picture. FrameError for a window of samples, which has none."""
     if geometry is None:
@@ -104,6 +113,14 @@ def finite(values: Array) -> Array:
     ):
         raise FrameError("the model's output is not finite")
     return values
+
+
+def known_classes(values: Array, count: int) -> Array:
+    """Class numbers as the graph gave them. FrameError for one that has no label."""
+    classes = values.round().astype(np.int64)
+    if ((classes < 0) | (classes >= count)).any():
+        raise FrameError(f"the model names class {int(classes.max())}, there are {count} labels")
+    return classes
 
 
 def sigmoid(values: Array) -> Array:

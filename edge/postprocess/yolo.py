@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from edge.errors import BundleError, FrameError
+from edge.errors import BundleError
 from edge.manifest import Variant
 from edge.postprocess import candidates
 from edge.postprocess.candidates import BoxForm, Channels, Output
@@ -77,9 +77,7 @@ class Table:
         self._params = params
         self._classes = classes
         self._min_score = min_score
-        width, height = candidates.picture_size(variant)
-        scale = (width, height) if params.normalised else (1, 1)
-        self._scale = np.array([*scale, *scale], np.float32)
+        self._scale = candidates.box_scale(variant, normalised=params.normalised)
 
     def __call__(self, raw: Mapping[str, Array]) -> Rows:
         """The rows worth decoding, boxes as xyxy (end to end) or x, y, w, h about the centre."""
@@ -102,7 +100,7 @@ class Table:
         (rows,) = np.nonzero(scores >= self._min_score)
         rows = rows[np.argsort(-scores[rows], kind="stable")]
         found = candidates.finite(self._output.real(table[rows]))
-        classes = known_classes(found[:, 5], self._classes)
+        classes = candidates.known_classes(found[:, 5], self._classes)
         return Rows(found[:, :4] * self._scale, found[:, 4], classes, found[:, 6:])
 
     def suppressed(self, rows: Rows) -> Rows:
@@ -119,14 +117,6 @@ class Table:
             class_aware=params.class_aware_nms,
         )
         return Rows(boxes[keep], rows.scores[keep], rows.classes[keep], rows.rest[keep])
-
-
-def known_classes(values: Array, count: int) -> Array:
-    """Class numbers as the graph gave them. FrameError for one that has no label."""
-    classes = values.round().astype(np.int64)
-    if ((classes < 0) | (classes >= count)).any():
-        raise FrameError(f"the model names class {int(classes.max())}, there are {count} labels")
-    return classes
 
 
 class Yolov8:
@@ -176,9 +166,7 @@ class EndToEnd:
         self._params = params
         self._labels = labels
         self._min_score = min_score
-        width, height = candidates.picture_size(variant)
-        scale = (width, height) if params.normalised else (1, 1)
-        self._scale = np.array([*scale, *scale], np.float32)
+        self._scale = candidates.box_scale(variant, normalised=params.normalised)
 
     def __call__(self, raw: Mapping[str, Array], geometry: Geometry | None) -> Detections:
         """One frame's outputs -> its boxes in source pixels, best first."""
@@ -192,7 +180,7 @@ class EndToEnd:
         (rows,) = np.nonzero(scores >= self._min_score)
         found = candidates.finite(table[rows[np.argsort(-scores[rows], kind="stable")]])
         boxes = candidates.corners(found[:, :4], self._params.boxes) * self._scale
-        classes = known_classes(found[:, 5], len(self._labels))
+        classes = candidates.known_classes(found[:, 5], len(self._labels))
         return candidates.detections(placed, boxes, found[:, 4], classes, self._labels)
 
 
@@ -221,9 +209,7 @@ class Yolov5:
         self._params = params
         self._labels = labels
         self._min_score = min_score
-        width, height = candidates.picture_size(variant)
-        scale = (width, height) if params.normalised else (1, 1)
-        self._scale = np.array([*scale, *scale], np.float32)
+        self._scale = candidates.box_scale(variant, normalised=params.normalised)
 
     def __call__(self, raw: Mapping[str, Array], geometry: Geometry | None) -> Detections:
         """One frame's outputs -> its boxes in source pixels, best first."""
