@@ -14,6 +14,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -190,6 +191,35 @@ def pack(bundle: Bundle, archive: Path) -> None:
         except BaseException:
             os.unlink(scratch.name)
             raise
+
+
+@contextmanager
+def on_disk(bundle: Bundle) -> Iterator[Path]:
+    """A path at which another process can open the bundle; one in memory is packed for a while.
+
+    BundleError when there is no room for it.
+    """
+    if not isinstance(bundle._store, _Memory):
+        yield bundle.path
+        return
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix="edge-bundle-")
+    except OSError as error:
+        raise _no_room(bundle, error) from error
+    with scratch as folder:
+        archive = Path(folder) / "bundle.tar"
+        try:
+            pack(bundle, archive)
+        except OSError as error:
+            raise _no_room(bundle, error) from error
+        yield archive
+
+
+def _no_room(bundle: Bundle, error: OSError) -> BundleError:
+    return BundleError(
+        f"{bundle.path}: cannot be written into {tempfile.gettempdir()}: {error.strerror};"
+        " save it as a bundle with --save-bundle and name that"
+    )
 
 
 def _builtin(path: str | os.PathLike[str]) -> Path:

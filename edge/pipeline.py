@@ -6,7 +6,6 @@ source's mailbox holds the newest frame only, and counts what it dropped; any ot
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import logging
 import threading
@@ -17,7 +16,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-import numpy as np
 
 from edge import config as configuration
 from edge import seams
@@ -26,7 +24,9 @@ from edge.clock import Clock
 from edge.config import AdapterConfig, PipelineConfig
 from edge.engines.host import Hosts
 from edge.errors import ConfigError, EdgeError, FrameError, SourceError
+from edge.frame_stats import FrameStats
 from edge.happenings import Happening
+from edge.mailbox import Mailbox
 from edge.manifest import ImagePreprocess
 from edge.model import Model
 from edge.motion import MotionGate
@@ -39,7 +39,6 @@ from edge.state import Gaps
 from edge.types import Detections, Frame, Outcome, Prediction
 from edge.wire import (
     Event,
-    Latency,
     Payload,
     PipelineState,
     PipelineTelemetry,
@@ -49,8 +48,6 @@ from edge.wire import (
 )
 
 _READ_S = 0.2
-_WAIT_S = 0.1
-_RECENT = 512
 _MAX_BAD_IN_A_ROW = 1000
 
 log = logging.getLogger(__name__)
@@ -67,99 +64,6 @@ class Step:
     prediction: Prediction
     outcome: Outcome | None
     happenings: tuple[Happening, ...] = ()
-
-
-class Mailbox:
-    """Frames between the reading and the working thread: at most `capacity` of them."""
-
-    def __init__(self, capacity: int, *, newest_wins: bool) -> None:
-        self.drops = 0
-        self._frames: collections.deque[Frame] = collections.deque()
-        self._capacity = capacity
-        self._newest_wins = newest_wins
-        self._changed = threading.Condition()
-        self._ended = False
-
-    def put(self, frame: Frame, stop: threading.Event) -> None:
-        """Leave a frame; waits for room unless the newest wins."""
-        with self._changed:
-            while len(self._frames) >= self._capacity and not stop.is_set():
-                if self._newest_wins:
-                    self._frames.popleft()
-                    self.drops += 1
-                else:
-                    self._changed.wait(_WAIT_S)
-            self._frames.append(frame)
-            self._changed.notify_all()
-
-    def take(self, stop: threading.Event) -> Frame | None:
-        """The oldest frame; waits for one. None when the source has ended, or at `stop`."""
-        with self._changed:
-            while not self._frames and not self._ended and not stop.is_set():
-                self._changed.wait(_WAIT_S)
-            if stop.is_set() or not self._frames:
-                return None
-            frame = self._frames.popleft()
-            self._changed.notify_all()
-            return frame
-
-    def end(self) -> None:
-        """No more frames will come."""
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-
-class FrameStats:
-    """Counts frames and keeps the last latencies of each stage."""
-
-    def __init__(self) -> None:
-        self.frames = 0
-        self.bad_frames = 0
-        self.last_bad = ""
-        self.events = 0
-        self.idle = 0
-        self.state_resets = 0
-        self._skipped_s = 0.0
-        self._stages: dict[str, collections.deque[float]] = {}
-        self._moments: collections.deque[float] = collections.deque(maxlen=_RECENT)
-
-    def frame(self, moments_ns: Mapping[str, int]) -> None:
-        """One frame done: the moments at which its stages ended, in order, `start` first."""
-        self.frames += 1
-        self._moments.append(time.monotonic())
-        before = None
-        for stage, moment_ns in moments_ns.items():
-            if before is not None:
-                recent = self._stages.setdefault(stage, collections.deque(maxlen=_RECENT))
-                recent.append((moment_ns - before) / 1e6)
-            before = moment_ns
-
-    def skip(self) -> None:
-        """One frame that was not worth an inference."""
-        self.idle += 1
-        self._skipped_s = time.monotonic()
-
-    def idle_s(self, *, since_s: float) -> float:
-        """Seconds since the last frame, or since a monotonic moment when there was none."""
-        last_s = self._moments[-1] if self._moments else since_s
-        return time.monotonic() - max(last_s, self._skipped_s)
-
-    @property
-    def fps(self) -> float:
-        """Frames a second over the last frames."""
-        moments = self._moments.copy()
-        if len(moments) < 2 or moments[-1] == moments[0]:
-            return 0.0
-        return (len(moments) - 1) / (moments[-1] - moments[0])
-
-    def latencies(self) -> dict[str, Latency]:
-        """Milliseconds by stage."""
-        result = {}
-        for stage, recent in list(self._stages.items()):
-            p50, p95, p99 = np.percentile(list(recent), (50, 95, 99)).round(3).tolist()
-            result[stage] = Latency(p50=p50, p95=p95, p99=p99)
-        return result
 
 
 class Pipeline:

@@ -28,7 +28,10 @@ Size = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting:
-    """One detection of a tracked object: where it stands (x, y), and what it was taken for."""
+    """One detection of a tracked object: where it stands, and what it was taken for.
+
+    `point` float32 [2] is x, y and `box` is xyxy, in source pixels; `score` in 0..1.
+    """
 
     id: int
     point: Array

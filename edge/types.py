@@ -23,8 +23,8 @@ class Frame:
     """One image or one window of samples, as the source gave it.
 
     `number` counts from 0 within a source, and leaves one out where the source knows that something
-    was lost; `mono_ns` is the monotonic clock and `wall_ns` the
-    wall clock (nanoseconds since 1970, UTC) at capture.
+    was lost; `mono_ns` is the monotonic clock and `wall_ns` the wall clock (since 1970, UTC) at
+    capture, both in nanoseconds.
     """
 
     data: Array
@@ -71,14 +71,12 @@ class Geometry:
         """Boxes xyxy [N, 4] in input pixels -> xyxy [N, 4] in source pixels, clipped to it."""
         (across, turn_x, left), (turn_y, down, top) = self.matrix.tolist()
         if turn_x == turn_y == 0 and across > 0 and down > 0:  # as nearly always
-            scale, shift, edge = np.array(
-                [[across, down] * 2, [left, top] * 2, [self.width, self.height] * 2], np.float32
-            )
-            moved: Array = boxes * scale
-            moved += shift
+            moved: Array = boxes.reshape(-1, 2) * self.matrix.diagonal()
+            if left or top:
+                moved += self.matrix[:, 2]
             np.maximum(moved, 0, out=moved)
-            np.minimum(moved, edge, out=moved)
-            return np.asarray(moved, np.float32)
+            np.minimum(moved, np.array((self.width, self.height), np.float32), out=moved)
+            return np.asarray(moved.reshape(-1, 4), np.float32)
         corners = boxes.reshape(-1, 2) @ self.matrix[:, :2].T + self.matrix[:, 2]
         corners = corners.reshape(-1, 2, 2)
         limit = np.array([self.width, self.height], dtype=np.float32)
@@ -128,7 +126,9 @@ class Detections:
             raise ValueError(f"classes {self.classes.shape} for {count} boxes")
         if self.ids is not None and self.ids.shape != (count,):
             raise ValueError(f"ids {self.ids.shape} for {count} boxes")
-        if any(len(one.labels) != count or len(one.scores) != count for one in self.attributes):
+        if self.attributes and any(
+            len(one.labels) != count or len(one.scores) != count for one in self.attributes
+        ):
             raise ValueError(f"an attribute does not have one label and score for {count} boxes")
 
     def __len__(self) -> int:

@@ -20,13 +20,13 @@ from typing import IO, Any
 
 from edge import accelerators, seams
 from edge.accelerators import DelegateOptions, EngineRequest, PluginOptions
-from edge.bundle import Bundle
+from edge.bundle import Bundle, on_disk
 from edge.engines import marks, trial
 from edge.engines.building import build
 from edge.engines.faults import EngineFault, Kind, prove
 from edge.engines.quarantine import Quarantine, Record, Suspect, library_digest
 from edge.engines.watch import Watch
-from edge.errors import EngineError
+from edge.errors import BundleError, EngineError
 from edge.manifest import Variant
 from edge.wire import AlarmData, ModelRef, wall_text
 
@@ -136,18 +136,22 @@ class Guard:
     def _try_first(
         self, bundle: Bundle, variant: Variant, name: str, request: EngineRequest
     ) -> None:
-        answer = trial.try_engine(
-            trial.Request(
-                bundle=str(bundle.path),
-                variant=variant.name,
-                engine=name,
-                accelerator=request.accelerator,
-                options=accelerators.canonical(request.options),
-                threads=request.threads,
-                max_latency_ms=request.max_latency_ms,
-            ),
-            deadline_s=self._trial_s,
-        )
+        try:
+            with on_disk(bundle) as path:
+                answer = trial.try_engine(
+                    trial.Request(
+                        bundle=str(path),
+                        variant=variant.name,
+                        engine=name,
+                        accelerator=request.accelerator,
+                        options=accelerators.canonical(request.options),
+                        threads=request.threads,
+                        max_latency_ms=request.max_latency_ms,
+                    ),
+                    deadline_s=self._trial_s,
+                )
+        except BundleError as error:
+            raise EngineError(f"cannot be tried in a process of its own: {error}") from error
         log.info(
             "%s with %s: proved in a process of its own: %.3g of the allowed error, %.2f ms; %s",
             answer.name, variant.name, answer.error, answer.latency_ms, answer.placement,

@@ -86,6 +86,15 @@ def picture_size(variant: Variant) -> tuple[int, int]:
     raise BundleError(f"{variant.name}: this decoder needs an input that is a picture")
 
 
+def box_scale(variant: Variant, *, normalised: bool) -> Array:
+    """What boxes [N, 4] are multiplied by to be in input pixels: float32 [4].
+
+    BundleError when the variant takes no picture.
+    """
+    width, height = picture_size(variant)
+    return np.array([width, height] * 2 if normalised else [1] * 4, np.float32)
+
+
 def placed(geometry: Geometry | None) -> Geometry:
     """The geometry of a picture. FrameError for a window of samples, which has none."""
     if geometry is None:
@@ -97,9 +106,21 @@ def finite(values: Array) -> Array:
     """The same values. FrameError when one is not finite."""
     # A sum is not finite when a part of it is not; float32 cannot make one of float64 overflow.
     small = values.size < 20_000 and values.dtype.itemsize <= 4
-    if not (math.isfinite(values.sum(dtype=np.float64)) if small else np.isfinite(values).all()):
+    if not (
+        math.isfinite(np.add.reduce(values, axis=None, dtype=np.float64))
+        if small
+        else np.isfinite(values).all()
+    ):
         raise FrameError("the model's output is not finite")
     return values
+
+
+def known_classes(values: Array, count: int) -> Array:
+    """Class numbers as the graph gave them. FrameError for one that has no label."""
+    classes = values.round().astype(np.int64)
+    if ((classes < 0) | (classes >= count)).any():
+        raise FrameError(f"the model names class {int(classes.max())}, there are {count} labels")
+    return classes
 
 
 def sigmoid(values: Array) -> Array:
@@ -209,11 +230,9 @@ def suppress(
 
     # The library takes x, y, w, h, and tells classes apart by moving them by the largest
     # coordinate, which is right only for coordinates that are not negative.
-    moved = boxes.copy()
-    moved[:, 2:] -= moved[:, :2]
-    lowest = moved[:, :2].min()
-    if lowest < 0:
-        moved[:, :2] -= lowest
+    lowest = np.minimum.reduce(boxes, axis=None)
+    moved = boxes - lowest if lowest < 0 else boxes.copy()
+    np.subtract(moved[:, 2:], moved[:, :2], out=moved[:, 2:])
     corner_size = moved.tolist()
     if class_aware:
         keep = cv2.dnn.NMSBoxesBatched(

@@ -15,15 +15,9 @@ from edge.errors import BundleError
 from edge.manifest import Variant
 from edge.postprocess import candidates
 from edge.postprocess.candidates import Activation, BoxForm, Channels, Output
-from edge.postprocess.yolo import known_classes
 from edge.types import Array, Detections, Geometry, Keypoints
 
 Background = Literal["none", "first", "last"]
-
-
-def _scale(variant: Variant, *, normalised: bool) -> Array:
-    width, height = candidates.picture_size(variant) if normalised else (1, 1)
-    return np.array([width, height, width, height], np.float32)
 
 
 class Listed:
@@ -57,7 +51,7 @@ class Listed:
         self._params = params
         self._labels = labels
         self._min_score = min_score
-        self._scale = _scale(variant, normalised=params.normalised)
+        self._scale = candidates.box_scale(variant, normalised=params.normalised)
 
     def __call__(self, raw: Mapping[str, Array], geometry: Geometry | None) -> Detections:
         """One frame's outputs -> its boxes in source pixels, best first."""
@@ -70,7 +64,7 @@ class Listed:
         classes = candidates.finite(self._classes(raw).reshape(-1)[rows]) - self._params.first_class
         rows, classes = rows[classes > -0.5], classes[classes > -0.5]
         order = np.argsort(-scores[rows], kind="stable")
-        rows, classes = rows[order], known_classes(classes[order], len(self._labels))
+        rows, classes = rows[order], candidates.known_classes(classes[order], len(self._labels))
         boxes = candidates.finite(self._boxes(raw).reshape(-1, 4)[rows])
         boxes = candidates.corners(boxes, self._params.form) * self._scale
         return candidates.detections(placed, boxes, scores[rows], classes, self._labels)
@@ -110,7 +104,7 @@ class BoxesScores:
         self._params = params
         self._labels = labels
         self._min_score = min_score
-        self._scale = _scale(variant, normalised=params.normalised)
+        self._scale = candidates.box_scale(variant, normalised=params.normalised)
 
     def __call__(self, raw: Mapping[str, Array], geometry: Geometry | None) -> Detections:
         """One frame's outputs -> its boxes in source pixels, best first."""
@@ -170,7 +164,7 @@ class Detr:
         self._params = params
         self._labels = labels
         self._min_score = min_score
-        self._scale = _scale(variant, normalised=True)
+        self._scale = candidates.box_scale(variant, normalised=True)
 
     def __call__(self, raw: Mapping[str, Array], geometry: Geometry | None) -> Detections:
         """One frame's outputs -> its boxes in source pixels, best first."""

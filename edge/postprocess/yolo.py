@@ -12,11 +12,14 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from edge.errors import BundleError, FrameError
+from edge.errors import BundleError
 from edge.manifest import Variant
 from edge.postprocess import candidates
 from edge.postprocess.candidates import BoxForm, Channels, Output
 from edge.types import Array, Detections, Geometry
+
+_LARGEST = np.float32(20)
+"""A box of e^20 cells is larger than any picture; more would overflow."""
 
 
 class TableParams(
@@ -74,9 +77,7 @@ class Table:
         self._params = params
         self._classes = classes
         self._min_score = min_score
-        width, height = candidates.picture_size(variant)
-        scale = (width, height) if params.normalised else (1, 1)
-        self._scale = np.array([*scale, *scale], np.float32)
+        self._scale = candidates.box_scale(variant, normalised=params.normalised)
 
     def __call__(self, raw: Mapping[str, Array]) -> Rows:
         """The rows worth decoding, boxes as xyxy (end to end) or x, y, w, h about the centre."""
@@ -99,7 +100,7 @@ class Table:
         (rows,) = np.nonzero(scores >= self._min_score)
         rows = rows[np.argsort(-scores[rows], kind="stable")]
         found = candidates.finite(self._output.real(table[rows]))
-        classes = known_classes(found[:, 5], self._classes)
+        classes = candidates.known_classes(found[:, 5], self._classes)
         return Rows(found[:, :4] * self._scale, found[:, 4], classes, found[:, 6:])
 
     def suppressed(self, rows: Rows) -> Rows:
@@ -116,14 +117,6 @@ class Table:
             class_aware=params.class_aware_nms,
         )
         return Rows(boxes[keep], rows.scores[keep], rows.classes[keep], rows.rest[keep])
-
-
-def known_classes(values: Array, count: int) -> Array:
-    """Class numbers as the graph gave them. FrameError for one that has no label."""
-    classes = values.round().astype(np.int64)
-    if ((classes < 0) | (classes >= count)).any():
-        raise FrameError(f"the model names class {int(classes.max())}, there are {count} labels")
-    return classes
 
 
 class Yolov8:
@@ -173,9 +166,7 @@ class EndToEnd:
         self._params = params
         self._labels = labels
         self._min_score = min_score
-        width, height = candidates.picture_size(variant)
-        scale = (width, height) if params.normalised else (1, 1)
-        self._scale = np.array([*scale, *scale], np.float32)
+        self._scale = candidates.box_scale(variant, normalised=params.normalised)
 
     def __call__(self, raw: Mapping[str, Array], geometry: Geometry | None) -> Detections:
         """One frame's outputs -> its boxes in source pixels, best first."""
@@ -189,7 +180,7 @@ class EndToEnd:
         (rows,) = np.nonzero(scores >= self._min_score)
         found = candidates.finite(table[rows[np.argsort(-scores[rows], kind="stable")]])
         boxes = candidates.corners(found[:, :4], self._params.boxes) * self._scale
-        classes = known_classes(found[:, 5], len(self._labels))
+        classes = candidates.known_classes(found[:, 5], len(self._labels))
         return candidates.detections(placed, boxes, found[:, 4], classes, self._labels)
 
 
@@ -218,9 +209,7 @@ class Yolov5:
         self._params = params
         self._labels = labels
         self._min_score = min_score
-        width, height = candidates.picture_size(variant)
-        scale = (width, height) if params.normalised else (1, 1)
-        self._scale = np.array([*scale, *scale], np.float32)
+        self._scale = candidates.box_scale(variant, normalised=params.normalised)
 
     def __call__(self, raw: Mapping[str, Array], geometry: Geometry | None) -> Detections:
         """One frame's outputs -> its boxes in source pixels, best first."""
@@ -245,15 +234,16 @@ class Yolov5:
 
     def _best(self, table: Array) -> tuple[Array, Array, Array, Array]:
         """Rows, raw boxes, scores and classes of the candidates that reach the threshold."""
-        # A class score is at most 1, so that objectness alone drops nearly everything.
-        objectness = candidates.finite(self._output.real(table[:, 4]))
-        (rows,) = np.nonzero(objectness >= self._min_score)
+        # A class score is at most 1, so that objectness alone drops nearly everything. What is
+        # not a number is not below the threshold either: its row stays, and is refused.
+        (rows,) = (~(self._output.real(table[:, 4]) < self._min_score)).nonzero()
         values = candidates.finite(self._output.real(table[rows]))
-        classes = values[:, 5:].argmax(axis=1)
-        scores = values[:, 5:].max(axis=1) * values[:, 4]
-        (kept,) = np.nonzero(scores >= self._min_score)
+        scores = values[:, 4]  # of the copy
+        scores *= np.maximum.reduce(values[:, 5:], axis=1)
+        (kept,) = (scores >= self._min_score).nonzero()
         kept = candidates.best_rows(scores, kept, self._params.max_candidates)
-        return rows[kept], values[kept, :4], scores[kept], classes[kept]
+        values = values[kept]
+        return rows[kept], values[:, :4], values[:, 4], values[:, 5:].argmax(axis=1)
 
     def _corners(self, boxes: Array, rows: Array) -> Array:
         return candidates.corners(boxes * self._scale, "cxcywh")
@@ -278,12 +268,20 @@ class Yolox(Yolov5):
     def _count(self, params: Yolov5.Params, variant: Variant) -> int:
         strides = params.strides if isinstance(params, Yolox.Params) else ()
         size = candidates.picture_size(variant)
-        self._cells, self._strides = candidates.cells(size, strides, offset=0)
-        return len(self._strides)
+        cells, lengths = candidates.cells(size, strides, offset=0)
+        self._grid = np.stack([*cells.T, lengths, lengths / 2])
+        return len(cells)
 
     def _corners(self, boxes: Array, rows: Array) -> Array:
-        strides = self._strides[rows, None]
-        # A box of e^20 cells is larger than any picture; more would overflow.
-        half = np.exp(np.minimum(boxes[:, 2:], 20)) * (strides / 2)
-        centres = boxes[:, :2] * strides + self._cells[rows]
-        return np.concatenate([centres - half, centres + half], axis=1)
+        # Columns become rows: arithmetic on [2, n] costs less than on [n, 2].
+        raw, grid = boxes.T.copy(), self._grid[:, rows]
+        centres, half = raw[:2], raw[2:]
+        centres *= grid[2]
+        centres += grid[:2]
+        np.minimum(half, _LARGEST, out=half)
+        np.exp(half, out=half)
+        half *= grid[3]
+        whole = np.empty_like(raw)
+        np.subtract(centres, half, out=whole[:2])
+        np.add(centres, half, out=whole[2:])
+        return whole.T

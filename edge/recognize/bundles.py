@@ -72,11 +72,11 @@ def save(bundle: Bundle, destination: Path) -> Bundle:
     manifest = bundle.manifest
     (variant,) = manifest.variants
     model = bundle.read(variant.file)
+    state = State(variant)
+    given = trial_tensor(state.frame_input, "smooth")
     engine: seams.Engine = seams.find("engines", variant.format)(model)
-    main = variant.inputs[0]
-    given = trial_tensor(main, "smooth")
     try:
-        answers = engine.run(State(variant).inputs(given))
+        answers = engine.run(state.inputs(given))
     finally:
         engine.close()
     files = {variant.file: model, "golden/input.npy": _npy(given)}
@@ -86,7 +86,7 @@ def save(bundle: Bundle, destination: Path) -> Bundle:
             outputs[name] = f"golden/output-{number}.npy"
             files[outputs[name]] = _npy(array)
     case = GoldenCase(
-        name="smooth picture" if len(main.shape) == 4 else "waves", kind="variant",
+        name="smooth picture" if len(state.frame_input.shape) == 4 else "waves", kind="variant",
         input="golden/input.npy", outputs=outputs, variant=variant.name, tolerance={"error": 1e-3},
     )  # fmt: skip
     golden = (case,) if outputs else ()

@@ -436,6 +436,18 @@ def test_no_box_all_boxes_and_numbers_that_are_none(name: str) -> None:
         build(case, raw)(raw, None)
 
 
+@pytest.mark.parametrize("column", [0, 2, 4, 5])
+def test_one_value_that_is_not_a_number_is_refused_in_the_best_row_of_a_table(column: int) -> None:
+    case = CASES["yolox"]
+    raw = case.make(np.random.default_rng(0))
+    (table,) = raw.values()
+    best = table[0, :, 4].argmax()
+    table[0, best, 4] = 1
+    table[0, best, column] = np.nan
+    with pytest.raises(FrameError, match="not finite"):
+        build(case, raw)(raw, GEOMETRY)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_head_for_other_labels_is_refused(name: str) -> None:
     case = CASES[name]

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from edge.accelerators import EngineRequest
-from edge.bundle import Bundle
+from edge.bundle import Bundle, in_memory
 from edge.engines import marks, trial
 from edge.engines.faults import EngineFault, prove
 from edge.engines.guard import CRASH_FILE, Guard
@@ -293,6 +294,27 @@ def test_a_trial_that_takes_longer_than_it_may_is_a_fault(wrist_bundle: Path) ->
     with pytest.raises(EngineFault, match=r"one inference takes .* ms where 1e-06 are") as caught:
         trial.try_engine(request(wrist_bundle, max_latency_ms=1e-6), deadline_s=60)
     assert caught.value.kind == "slow"
+
+
+def test_a_bundle_that_lies_nowhere_is_tried_in_a_process_of_its_own_too(
+    wrist_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Suspect, "risky", property(lambda self: True))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    stored = Bundle.open(wrist_bundle)
+    held = in_memory(
+        Path("model.onnx"),
+        stored.manifest,
+        {name: stored.read(name) for name in stored.manifest.files},
+    )
+    variant, guard = held.manifest.variant("onnx-fp32"), Guard(tmp_path / "state", marks=False)
+    engine, watch = guard.admit(held, variant, "onnx", EngineRequest())
+    engine.close()
+    assert watch.suspect.model.bundle == stored.identity
+    assert [*tmp_path.glob("edge-bundle-*")] == [], "what was packed for the trial is gone"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(EngineError, match=r"cannot be tried .* cannot be written into"):
+        guard.admit(held, variant, "onnx", EngineRequest())
 
 
 class Fixed:

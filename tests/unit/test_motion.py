@@ -8,8 +8,9 @@ import pytest
 from needs import need_module
 
 from edge.errors import ConfigError
+from edge.frame_stats import FrameStats
 from edge.motion import MotionConfig, MotionGate
-from edge.pipeline import FrameStats, Pipeline
+from edge.pipeline import Pipeline
 from edge.seams import EndOfStream
 from edge.sources.synthetic import DemoMeter
 from edge.types import Array, Frame, Reading

@@ -12,8 +12,10 @@ from builders import Running, frame, wait_until
 from edge import pipeline as pipelines
 from edge.engines.host import Hosts
 from edge.errors import BundleError, ConfigError, EngineError, FrameError, SourceError
+from edge.frame_stats import FrameStats
+from edge.mailbox import Mailbox
 from edge.outbox import HIGH, LOW, NORMAL
-from edge.pipeline import FrameStats, Mailbox, Pipeline
+from edge.pipeline import Pipeline
 from edge.seams import EndOfStream
 from edge.sources.synthetic import DemoWrist
 from edge.types import Array, Frame

@@ -52,6 +52,14 @@ def test_labels_and_notes_behind_a_tflite_file_are_read(files: dict[str, bytes])
     assert graph.labels == ("cat", "dog") and graph.metadata["task"] == "detect"
 
 
+def test_a_file_cut_off_within_a_field_gives_nothing_rather_than_half_a_name() -> None:
+    metadata = {"task": "detect", "names": "{0: 'a'}"}
+    made = like.model({"out": np.ones((1, 2))}, metadata=metadata)
+    assert read(made, "onnx").metadata == metadata
+    within = made.index(b"{0: 'a'}") + 4
+    assert read(made[:within], "onnx") == Graph()
+
+
 @pytest.mark.parametrize("format", ["onnx", "tflite"])
 def test_any_bytes_give_a_graph_and_nothing_else(files: dict[str, bytes], format: str) -> None:
     dice = np.random.default_rng(11)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import sys
 import types
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from edge.errors import BundleError, FrameError
 from edge.manifest import GoldenCase, StatePair, Variant
 from edge.model import Model
 from edge.pipeline import Pipeline
+from edge.recognize.bundles import save
 from edge.state import Gaps, State, find_state
 from edge.types import Array, Classification, Frame, TensorSpec
 from edge.wire import Placement
@@ -287,3 +289,19 @@ def test_what_is_no_state_is_not_taken_for_one(
     inputs: list[TensorSpec], outputs: list[TensorSpec]
 ) -> None:
     assert find_state(inputs, outputs) == ()
+
+
+def test_a_saved_bundle_has_its_golden_case_for_the_frame_whatever_input_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [
+        {"name": "h", "shape": [1, 2]},
+        {"name": "gain", "shape": []},
+        {"name": "window", "shape": [1, 4, 2], "layout": "ntc"},
+    ]
+    saved = save(bundle(tmp_path, monkeypatch, inputs=inputs), tmp_path / "saved")
+    (case,) = saved.manifest.golden
+    given = np.load(io.BytesIO(saved.read(case.input)))
+    assert given.shape == (1, 4, 2)
+    answer = np.load(io.BytesIO(saved.read(case.outputs["logits"])))
+    np.testing.assert_allclose(answer, 0.5 * given.sum(axis=1), rtol=1e-6)
