@@ -182,7 +182,10 @@ def test_labels_come_from_a_csv_file_or_from_the_names(
         (("--classes", "red,blue"), "has 3 classes, --classes names 2"),
         (("--std", "0"), "--std 0: must be above 0"),
         (("--mean", "1,2"), "--mean 1,2: rgb has 3 channels"),
-        (("--task", "detect", "--labels", ""), "--task detect needs --decoder, one of ltrb_grid"),
+        (
+            ("--task", "detect", "--labels", ""),
+            "needs --decoder, one of anomaly, boxes_scores",
+        ),
         (("--labels", "nowhere.csv"), "nowhere.csv: cannot be read as a csv file"),
     ],
 )

@@ -6,13 +6,23 @@ import numpy as np
 import pytest
 
 from convert import accuracy, latency
+from convert.agreement import agreement
 from convert.diagnosis import Evidence
 from convert.gate import Candidate, advice, dominated, refusals
 from convert.parity import KEPT, Tally, parity
 from convert.recipe import Gate
 from convert.report import Measured, finite
 from edge.manifest import Parity
-from edge.types import Array, Classification
+from edge.types import (
+    Anomaly,
+    Array,
+    Depth,
+    Detections,
+    Embedding,
+    Keypoints,
+    Regression,
+    Segmentation,
+)
 
 
 def test_many_samples_are_measured_as_one_array_would_be() -> None:
@@ -89,7 +99,6 @@ def test_an_error_in_units_is_reported_and_not_judged_as_a_share(mae: float) -> 
 
 
 def test_map_over_all_overlaps_is_less_for_boxes_that_are_a_little_off(converters: None) -> None:
-    from edge.types import Detections
 
     truth = [{"boxes": np.array([[0, 0, 10, 10]]), "classes": np.array([0])}]
     near = Detections(
@@ -154,12 +163,41 @@ def test_models_take_turns_and_each_runs_in_every_round() -> None:
     assert len({tuple(timed[start : start + 3]) for start in range(0, 18, 3)}) == 3
 
 
-def test_an_unknown_kind_of_prediction_is_said() -> None:
-    from convert.errors import ConversionError
+def test_what_is_more_than_boxes_is_held_to_its_boxes() -> None:
+    found = Keypoints(
+        np.array([[0, 0, 10, 10]], np.float32),
+        np.ones(1, np.float32),
+        np.zeros(1, np.int64),
+        ("person",),
+        np.zeros((1, 2, 2), np.float32),
+        np.ones((1, 2), np.float32),
+        ("nose", "tail"),
+    )
+    assert agreement([found], [found]) == {"recall": 1.0, "mean_iou": 1.0, "extra": 0.0}
 
-    class Strange(Classification):
-        pass
 
-    strange = Strange(np.ones(2, np.float32), ("a", "b"))
-    with pytest.raises(ConversionError, match="no accuracy is known for Strange"):
-        accuracy.measure([strange], [{"class": 0}])
+def test_maps_of_classes_agree_cell_by_cell_whatever_their_size() -> None:
+    wanted = Segmentation(np.array([[0, 0], [1, 1]], np.int16), ("road", "grass"))
+    larger = Segmentation(np.kron(wanted.classes, np.ones((3, 3))).astype(np.int16), wanted.labels)
+    other = Segmentation(np.array([[0, 1], [1, 1]], np.int16), wanted.labels)
+    assert agreement([wanted], [larger]) == {"pixels": 1.0, "mean_iou": 1.0}
+    found = agreement([wanted], [other])
+    assert found == {"pixels": 0.75, "mean_iou": pytest.approx((1 / 2 + 2 / 3) / 2, abs=1e-6)}
+    truth = [{"map": wanted.classes}]
+    assert accuracy.measure([other], truth) == {"miou": pytest.approx((1 / 2 + 2 / 3) / 2)}
+
+
+def test_numbers_vectors_and_verdicts_agree_by_how_near_they_are() -> None:
+    values = [Regression(np.array([v], np.float32), ("level",)) for v in (0.0, 5.0, 10.0)]
+    off = [Regression(one.values + 1, one.names) for one in values]
+    assert agreement(values, off) == {"values": 0.9}
+    assert accuracy.measure(off, [{"values": v} for v in (0, 5, 10)])["mae"] == 1.0
+    quiet, loud = (Anomaly(score=score, threshold=0.5) for score in (0.1, 0.9))
+    assert agreement([quiet, loud], [quiet, quiet]) == {"anomalous": 0.5}
+    measured = accuracy.measure([quiet, loud], [{"anomalous": False}, {"anomalous": True}])
+    assert measured == {"accuracy": 1.0, "f1": 1.0, "auroc": 1.0}
+    along, across = (Embedding(np.array(v, np.float32)) for v in ((1, 0), (0, 1)))
+    assert agreement([along, along], [along, across]) == {"cosine": 0.5}
+    near = Depth(map=np.array([[1, np.nan], [3, 5]], np.float32))
+    far = Depth(map=near.map + 1)
+    assert agreement([near], [far]) == {"map": 0.75}
