@@ -15,6 +15,11 @@ Watch a source, frame by frame:
         for step in pipeline:
             print(step.frame.number, step.prediction, step.outcome)
 
+Any .onnx or .tflite runs in the place of a bundle; `edge.Hints` says what its file does not:
+
+    with edge.load("model.onnx", hints=edge.Hints(labels=("cat", "dog"))) as model:
+        ...
+
 Everything beyond that (several pipelines, MQTT, the outbox) is `edge run edge.toml`.
 Importing this package imports next to nothing: names are loaded when they are used.
 """
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     )
     from edge.model import Model, load
     from edge.pipeline import Pipeline, Step
+    from edge.recognize import Hints
     from edge.types import Classification, Detections, Frame, Reading
     from edge.wire import Event
 
@@ -52,6 +58,7 @@ __all__ = [
     "Event",
     "Frame",
     "FrameError",
+    "Hints",
     "Model",
     "OutboxError",
     "Pipeline",
@@ -66,6 +73,7 @@ _HOMES = {
     "Bundle": "bundle",
     "Model": "model",
     "load": "model",
+    "Hints": "recognize",
     "Pipeline": "pipeline",
     "Step": "pipeline",
     "Classification": "types",
