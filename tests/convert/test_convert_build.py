@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
 
 from convert.recipe import VARIANTS
 from edge import bundle, golden
 from edge.bundle import Bundle
+from edge.engines.onnx import OnnxEngine
 from edge.model import Model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("converters")]
@@ -58,6 +60,26 @@ def test_pictures_become_channels_last_for_tflite_alone(
     inputs = {v.name: v.inputs[0] for v in Bundle.open(folder / "bundle").manifest.variants}
     assert (inputs["onnx-fp32"].layout, inputs["onnx-fp32"].shape) == ("nchw", (1, 3, 32, 48))
     assert (inputs["tflite-fp32"].layout, inputs["tflite-fp32"].shape) == ("nhwc", (1, 32, 48, 3))
+
+
+def test_folded_variants_take_the_picture_s_bytes_and_onnx_leaves_its_batch_open(
+    trained_recipe: Recipes, run_convert: Convert
+) -> None:
+    folder = trained_recipe("lamps")
+    names = ("onnx-fp32", "tflite-int8")
+    flags = (word for name in names for word in ("--only", name))
+    done = run_convert(folder, "--fold", "--dynamic-batch", *flags)
+    assert done.exit_code == 0, done.output
+    assert "TFLite has a batch of 1" in done.stderr
+    made = Bundle.open(folder / "bundle")
+    assert getattr(made.manifest.preprocess, "folded", False)
+    for variant in made.manifest.variants:
+        (spec,) = variant.inputs
+        assert (spec.dtype, spec.layout, spec.shape) == ("uint8", "nhwc", (1, 32, 48, 3))
+        with Model(made, variant=variant.name) as model:
+            assert all(result.passed for result in golden.check(model))
+    engine = OnnxEngine(made.read("variants/onnx-fp32.onnx"))
+    assert engine.run({"image": np.zeros((5, 32, 48, 3), np.uint8)})["ltrb"].shape[0] == 5
 
 
 def test_the_same_recipe_gives_the_same_bundle_wherever_it_lies(
