@@ -129,7 +129,9 @@ def test_an_agent_ends_in_order_when_its_parent_is_killed(
 ) -> None:
     config = write_config(tmp_path, wrist(), jsonl())
     agents.append(Running(config))
-    wait_until(lambda: (tmp_path / "events.jsonl").exists() and agents[0].children)
+    events = tmp_path / "events.jsonl"
+    # A line, not the file alone: an agent whose sink is not open yet keeps its events.
+    wait_until(lambda: events.exists() and events.stat().st_size and agents[0].children)
     (child,) = agents[0].children
     agents[0].process.kill()
     agents[0].process.wait(5)
@@ -138,7 +140,7 @@ def test_an_agent_ends_in_order_when_its_parent_is_killed(
     finally:
         if alive(child):
             os.kill(child, signal.SIGKILL)
-    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    lines = events.read_text().splitlines()
     assert len(lines) == committed(tmp_path) and waiting(tmp_path) == 0
 
 
