@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
+ECHO_S = 0.3
+"""Signals nearer to each other say the same thing: of a parent with several threads the kernel tells
+the death of each."""
+
 
 def stop_on_signals() -> threading.Event:
-    """Set at the first SIGTERM or SIGINT; the second one raises KeyboardInterrupt."""
+    """Set at the first SIGTERM or SIGINT; a second one, ECHO_S later, raises KeyboardInterrupt."""
     stop = threading.Event()
-    asked: list[int] = []
+    asked: list[float] = []
 
-    def handle(number: int, _: FrameType | None) -> None:
+    def handle(_: int, __: FrameType | None) -> None:
+        now_s = time.monotonic()
+        if asked and now_s < asked[0] + ECHO_S:
+            return
         if asked:
             raise KeyboardInterrupt
-        asked.append(number)
+        asked.append(now_s)
         threading.Thread(target=stop.set, name="stop", daemon=True).start()
 
     _install(handle)
