@@ -13,8 +13,8 @@ from collections.abc import Callable
 from types import FrameType
 
 ECHO_S = 0.3
-"""Signals nearer to each other say the same thing: of a parent with several threads the kernel tells
-the death of each."""
+"""Signals nearer to each other say the same thing: the kernel tells the death of a parent once for
+each of its threads."""
 
 
 def stop_on_signals() -> threading.Event:
