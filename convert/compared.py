@@ -11,9 +11,9 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from convert import diagnosis
 from convert.layouts import to_layout
 from convert.model_file import ModelFile
+from convert.recipe import prepare
 from edge import seams
 from edge.errors import ConfigError, FrameError
 from edge.manifest import ImagePreprocess, Variant
@@ -106,7 +106,7 @@ def _preparation(preprocess: ImagePreprocess, spec: TensorSpec) -> Callable[[Arr
         preprocess = msgspec.structs.replace(
             preprocess, color="gray", mean=preprocess.mean[:1], std=preprocess.std[:1]
         )
-    maker = diagnosis.prepare(preprocess, stored)
+    maker = prepare(preprocess, stored)
     if spec.dtype != "int8":
         return maker
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from convert.agreement import MATCH_IOU, agreement
 from convert.parity import Traits
+from convert.recipe import prepare
 from edge.errors import EdgeError
 from edge.golden import box_iou, range_error
 from edge.manifest import ImagePreprocess, Preprocess
-from edge.preprocess import ImagePreprocessor, WindowPreprocessor
 from edge.types import Array, Classification, Detections, Geometry, Prediction, TensorSpec
 
 Run = Callable[[Array], Mapping[str, Array]]
@@ -51,17 +51,6 @@ class Evidence:
     transposed: str = ""
     calibration: str = ""
     unsteady: bool = False
-
-
-def prepare(preprocess: Preprocess, spec: TensorSpec) -> Callable[[Array], Any]:
-    """Edge's preprocessing into a tensor of `spec`, whether or not a variant folds it away.
-
-    Of a spec of uint8 the model normalises by itself, of any other one it does not.
-    """
-    if isinstance(preprocess, ImagePreprocess):
-        folded = spec.dtype == "uint8"
-        return ImagePreprocessor(msgspec.structs.replace(preprocess, folded=folded), spec)
-    return WindowPreprocessor(preprocess, spec)
 
 
 def preprocessing(

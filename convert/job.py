@@ -14,7 +14,7 @@ from convert.errors import ConversionError
 from convert.importers import ModelSource
 from convert.inputs import Inputs
 from convert.original import Original
-from convert.recipe import Recipe, check_fit
+from convert.recipe import Recipe
 from convert.recipe_code import RecipeCode
 from convert.report import Options
 from convert.screen import Screen
@@ -62,7 +62,7 @@ class Job:
                 outputs=recipe.outputs,
             )
         try:
-            check_fit(recipe.preprocess, original.input)
+            recipe.preprocessor(original.input)
         except BundleError as error:
             raise ConversionError(f"{path}: does not fit [preprocess]: {error}") from error
         return original

@@ -190,12 +190,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     dynamic_batch: bool
 
     def preprocessor(self, spec: TensorSpec) -> Preprocessor:
-        """Edge's own preprocessing into a tensor of this spec; uint8 leaves normalising to the
-        graph."""
-        if isinstance(self.preprocess, WindowPreprocess):
-            return WindowPreprocessor(self.preprocess, spec)
-        folded = spec.dtype == "uint8"
-        return ImagePreprocessor(msgspec.structs.replace(self.preprocess, folded=folded), spec)
+        """Edge's own preprocessing into a tensor of this spec."""
+        return prepare(self.preprocess, spec)
 
     @property
     def folder(self) -> Path:
@@ -221,13 +217,16 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def check_fit(preprocess: Preprocess, spec: TensorSpec) -> None:
-    """BundleError when edge could not make this input from frames."""
+def prepare(preprocess: Preprocess, spec: TensorSpec) -> Preprocessor:
+    """Edge's preprocessing into a tensor of `spec`, whether or not a variant folds it away.
+
+    Of a spec of uint8 the model normalises by itself, of any other one it does not. BundleError
+    when edge could not make this input from frames.
+    """
     if isinstance(preprocess, WindowPreprocess):
-        WindowPreprocessor(preprocess, spec)
-        return
-    # A graph that normalises by itself is made from one that does not.
-    ImagePreprocessor(msgspec.structs.replace(preprocess, folded=spec.dtype == "uint8"), spec)
+        return WindowPreprocessor(preprocess, spec)
+    folded = spec.dtype == "uint8"
+    return ImagePreprocessor(msgspec.structs.replace(preprocess, folded=folded), spec)
 
 
 def file_digest(path: Path) -> str:

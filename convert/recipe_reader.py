@@ -26,7 +26,7 @@ from convert.recipe import (
     ModelSection,
     OutputSection,
     Recipe,
-    check_fit,
+    prepare,
 )
 from edge import seams
 from edge.config import decode_adapter
@@ -255,7 +255,7 @@ class _Reader(TomlReader):
         if values["input"] is None:
             return
         try:
-            check_fit(values["preprocess"], values["input"])
+            prepare(values["preprocess"], values["input"])
         except BundleError as error:
             self.problem("input[0]", f"does not fit [preprocess]: {error}")
 

@@ -25,7 +25,7 @@ from convert.errors import ConversionError
 from convert.original import Original
 from convert.parity import Tally
 from convert.predictions import from_recipe, to_recipe
-from convert.recipe import Recipe
+from convert.recipe import Recipe, prepare
 from convert.report import Measured
 from convert.worst import WorstSample, WorstSamples
 from edge.errors import EngineError, FrameError
@@ -125,7 +125,7 @@ class _Verification:
         self._original = original
         self._recipe = recipe
         self._code = code
-        self._prepare = diagnosis.prepare(recipe.preprocess, original.input)
+        self._prepare = prepare(recipe.preprocess, original.input)
         self._own = code.has("predict")
         self._answers = {name: _Answers(WorstSamples(keep)) for name in models}
         self._reference: list[Prediction] = []
