@@ -21,7 +21,7 @@ from edge.bundle import BUILTIN
 from edge.errors import ConfigError
 from edge.motion import MotionConfig
 from edge.presence import Point
-from edge.toml_reader import NAME_PATTERN, TomlReader, at, read_toml
+from edge.toml_reader import TomlReader, at, read_toml
 from edge.wire import MAX_BATCH_EVENTS
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -183,78 +183,6 @@ def parse(document: dict[str, Any], *, file: Path, environ: Mapping[str, str]) -
     if reader.problems or config is None:
         raise ConfigError(reader.problems)
     return config
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of edge.toml, made from the same structs that read it."""
-
-    def adapters(seam: str, *, extra: Mapping[str, Any]) -> dict[str, Any]:
-        choices = []
-        for name in seams.names(seam):
-            schema = msgspec.json.schema(
-                seams.find(seam, name).Config, schema_hook=lambda _: {"type": "string"}
-            )
-            body = schema.get("$defs", {}).get(schema.get("$ref", "").rpartition("/")[2], schema)
-            choices.append(
-                {
-                    "type": "object",
-                    "title": name,
-                    "description": body.get("description", ""),
-                    "properties": {"type": {"const": name}, **extra, **body.get("properties", {})},
-                    "required": ["type", *body.get("required", [])],
-                    "additionalProperties": False,
-                }
-            )
-        return {"oneOf": choices}
-
-    def table(struct: type[msgspec.Struct], **replaced: Any) -> dict[str, Any]:
-        schema = msgspec.json.schema(struct, schema_hook=lambda _: {})
-        body = schema["$defs"][struct.__name__]
-        for key in ("source", "rules", "stages", "options"):
-            body["properties"].pop(key, None)
-        body["properties"].update(replaced)
-        body["required"] = [*(k for k in body.get("required", []) if k in body["properties"])]
-        return {**body, "additionalProperties": False}
-
-    name = {"type": "string", "pattern": f"^{NAME_PATTERN}$"}
-    pipeline = table(
-        PipelineConfig,
-        name=name,
-        source=adapters("sources", extra={}),
-        rule={"type": "array", "items": adapters("rules", extra={})},
-        accelerator_options={"anyOf": _accelerator_schemas()},
-        stage={"type": "array", "items": table(StageConfig)},
-        motion=table(MotionConfig),
-    )
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "edge.toml",
-        "type": "object",
-        "properties": {
-            "device": table(DeviceConfig),
-            "outbox": table(OutboxConfig),
-            "engines": table(EnginesConfig),
-            "pipeline": {"type": "array", "minItems": 1, "items": pipeline},
-            "sink": {
-                "type": "array",
-                "minItems": 1,
-                "items": adapters("sinks", extra={"name": name}),
-            },
-        },
-        "required": ["pipeline", "sink"],
-        "additionalProperties": False,
-    }
-
-
-def _accelerator_schemas() -> list[dict[str, Any]]:
-    """The options of every accelerator, alike ones once."""
-    kinds = dict.fromkeys(row.options for row in accelerators.TABLE.values())
-    schemas = []
-    for kind in kinds:
-        body = msgspec.json.schema(kind)["$defs"][kind.__name__]
-        users = [name for name, row in accelerators.TABLE.items() if row.options is kind]
-        schemas.append({**body, "title": ", ".join(users), "additionalProperties": False})
-    return schemas
 
 
 def decode_adapter(seam: str, table: Mapping[str, Any], *, where: str) -> AdapterConfig:

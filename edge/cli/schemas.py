@@ -6,13 +6,14 @@ import json
 
 import click
 
-from edge import config, wire
+from edge import wire
+from edge.config_schema import json_schema
 
 
 @click.command("config-schema")
 def config_schema() -> None:
     """Print the JSON Schema of edge.toml."""
-    click.echo(json.dumps(config.json_schema(), indent=2))
+    click.echo(json.dumps(json_schema(), indent=2))
 
 
 @click.command("event-schema")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from needs import need_assets, need_module
 
-from edge import Pipeline
+from edge import Pipeline, config_schema
 from edge import config as configuration
 from edge.clock import Clock
 from edge.engines.host import Hosts
@@ -155,7 +155,7 @@ def test_the_schema_knows_all_of_it() -> None:
     need_module("jsonschema")
     import jsonschema
 
-    schema = configuration.json_schema()
+    schema = config_schema.json_schema()
     motion = {"motion": {"min_area": 0.01, "at_least_every_s": 5}}
     document = tomllib.loads(CONFIG)
     document["pipeline"][0] |= motion

@@ -14,7 +14,7 @@ import jsonschema
 import msgspec
 import pytest
 
-from edge import accelerators
+from edge import accelerators, config_schema
 from edge import config as configuration
 from edge.accelerators import (
     AclOptions,
@@ -39,7 +39,7 @@ def parse(**pipeline: Any) -> configuration.PipelineConfig:
         "pipeline": [{"name": "one", "bundle": "b", "source": {"type": "demo-wrist"}, **pipeline}],
         "sink": [{"type": "jsonl", "path": "-"}],
     }
-    jsonschema.Draft202012Validator(configuration.json_schema()).validate(document)
+    jsonschema.Draft202012Validator(config_schema.json_schema()).validate(document)
     return configuration.parse(document, file=Path("/etc/edge.toml"), environ={}).pipelines[0]
 
 
@@ -288,7 +288,7 @@ def test_the_readme_of_engines_is_true() -> None:
 
 
 def test_the_schema_knows_every_accelerators_options() -> None:
-    schema = json.dumps(configuration.json_schema())
+    schema = json.dumps(config_schema.json_schema())
     for row in accelerators.TABLE.values():
         for field in msgspec.structs.fields(row.options):
             assert f'"{field.name}"' in schema

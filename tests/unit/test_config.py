@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from edge import config as configuration
+from edge import config_schema
 from edge.config import Config, OutboxConfig
 from edge.errors import ConfigError
 from edge.secret import Secret
@@ -294,7 +295,7 @@ def test_a_camera_needs_an_address(options: dict[str, Any]) -> None:
 
 
 def schema_allows(document: dict[str, Any]) -> bool:
-    validator = jsonschema.Draft202012Validator(configuration.json_schema())
+    validator = jsonschema.Draft202012Validator(config_schema.json_schema())
     return bool(validator.is_valid(document))
 
 
@@ -355,7 +356,7 @@ def test_the_schema_and_the_reader_agree(candidate: dict[str, Any], allowed: boo
 
 
 def test_the_schema_is_a_schema() -> None:
-    jsonschema.Draft202012Validator.check_schema(configuration.json_schema())
+    jsonschema.Draft202012Validator.check_schema(config_schema.json_schema())
 
 
 def test_the_file_that_edge_init_writes_is_valid() -> None:
