@@ -12,11 +12,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from edge import board, seams
+from edge import __version__, board, seams
 from edge.bundle import Bundle
 from edge.clock import Clock, ClockWatch
 from edge.config import Config
@@ -273,7 +272,7 @@ class Agent:
             device=self._config.device.id,
             online=True,
             connection=connection,
-            version=package_version(),
+            version=__version__,
             epoch=self.outbox.epoch,
             last_seq=self.outbox.last_seq,
             pipelines={pipeline.name: pipeline.state for pipeline in self.pipelines},
@@ -313,14 +312,6 @@ class Agent:
         for pipeline in self.pipelines:
             pipeline.close()
         self._hosts.close()
-
-
-def package_version() -> str:
-    """The installed version of Edgewright."""
-    try:
-        return version("edgewright")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _build_pipeline(

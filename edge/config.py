@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -213,7 +212,7 @@ class _Reader(TomlReader):
         self.refuse_unknown(document, ["device", "outbox", "engines", "pipeline", "sink"], "")
         device = self.struct(DeviceConfig, self.table(document, "device"), "device")
         if device is not None:
-            name = device.id or self._environ.get("EDGE_DEVICE_ID") or socket.gethostname()
+            name = device.id or self._environ.get("EDGE_DEVICE_ID") or os.uname().nodename
             device = msgspec.structs.replace(
                 device, id=name, state_dir=str(self.absolute(device.state_dir))
             )

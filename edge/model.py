@@ -10,10 +10,9 @@ import numpy as np
 
 from edge import postprocess, preprocess
 from edge.accelerators import AUTO, EngineRequest
-from edge.bundle import Bundle
+from edge.bundle import Bundle, model_format
 from edge.engines.host import Hosts, choose
-from edge.recognize import Hints
-from edge.recognize.bundles import open_any
+from edge.hints import Hints
 from edge.state import State
 from edge.types import Array, Geometry, Prediction
 from edge.wire import ModelRef, Placement
@@ -109,6 +108,15 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.manifest.name} {self.variant.name} on {self.engine})"
+
+
+def open_any(path: str | os.PathLike[str], hints: Hints | None = None) -> Bundle:
+    """A bundle, or a model file recognised on the spot."""
+    if model_format(path) is None:
+        return Bundle.open(path)
+    from edge.recognize.bundles import recognize_file  # half of our own code, for model files alone
+
+    return recognize_file(path, hints)[1]
 
 
 def load(

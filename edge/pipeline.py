@@ -28,10 +28,9 @@ from edge.frame_stats import FrameStats
 from edge.happenings import Happening
 from edge.mailbox import Mailbox
 from edge.manifest import ImagePreprocess
-from edge.model import Model
+from edge.model import Model, open_any
 from edge.motion import MotionGate
 from edge.payloads import payload_of
-from edge.recognize.bundles import open_any
 from edge.rules import Chain
 from edge.seams import EndOfStream
 from edge.stages import Stage

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from edge.errors import ConfigError
 from edge.happenings import Happening
 from edge.types import Array, Detections, Frame, Geometry, Outcome, Prediction, TensorSpec
 from edge.wire import Batch, Placement, SourceState, State, StoredEvent, Telemetry
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 SOURCES = {
     "camera": "edge.sources.camera:Camera",
@@ -208,7 +210,9 @@ class Watcher(Protocol):
 
 
 @functools.cache
-def _installed(seam: str) -> dict[str, importlib.metadata.EntryPoint]:
+def _installed(seam: str) -> dict[str, EntryPoint]:
+    import importlib.metadata  # 15 ms, for names that the tables above do not have
+
     return {point.name: point for point in importlib.metadata.entry_points(group=f"edge.{seam}")}
 
 

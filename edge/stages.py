@@ -15,9 +15,8 @@ from edge.config import StageConfig
 from edge.engines.host import Hosts
 from edge.errors import ConfigError
 from edge.manifest import ImagePreprocess
-from edge.model import Model
+from edge.model import Model, open_any
 from edge.reading import main_row
-from edge.recognize.bundles import open_any
 from edge.types import Array, Attribute, Classification, Detections, Prediction
 
 _FINDS_BOXES = ("detect", "instance", "keypoints", "oriented")

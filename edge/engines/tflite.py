@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-import importlib.metadata
+import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -121,8 +121,15 @@ def version() -> str:
         ("tflite_runtime", "tflite-runtime"),
     ):
         if importlib.util.find_spec(module):
-            return f"{distribution} {importlib.metadata.version(distribution)}"
+            found = getattr(importlib.import_module(module), "__version__", "")
+            return f"{distribution} {found or _installed(distribution)}"
     raise ImportError("neither ai-edge-litert nor tflite-runtime is installed")
+
+
+def _installed(distribution: str) -> str:
+    import importlib.metadata  # slow: only for a runtime that does not say it itself
+
+    return importlib.metadata.version(distribution)
 
 
 def available() -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 
 import msgspec
@@ -58,6 +57,8 @@ def try_engine(request: Request, *, deadline_s: float) -> Answer:
     EngineFault for one that crashes, hangs, is wrong, not finite or slow; EngineError when it
     cannot be had here, which is nobody's fault.
     """
+    import subprocess
+
     program = subprocess.Popen(
         [sys.executable, "-m", "edge.engines.trial"],
         stdin=subprocess.PIPE,
@@ -125,7 +126,7 @@ def _prove(request: Request) -> Answer:
             threads=request.threads,
         ),
     )
-    proof = prove(engine, bundle, variant, max_latency_ms=request.max_latency_ms)
+    proof = prove(engine, bundle, variant, max_latency_ms=request.max_latency_ms, timed=True)
     return Answer(
         name=engine.name,
         version=engine.version,

@@ -7,7 +7,6 @@ the model itself makes of an odd input is an alarm, not a verdict.
 from __future__ import annotations
 
 import collections
-import statistics
 import time
 from collections.abc import Callable, Mapping
 
@@ -90,7 +89,7 @@ class Watch:
         self.over_time += took_ms > self._max_latency_ms
         self._recent_ms.append(took_ms)
         if len(self._recent_ms) == _RECENT and self.over_time:
-            median_ms = statistics.median(self._recent_ms)
+            median_ms = sorted(self._recent_ms)[_RECENT // 2]
             if median_ms > self._max_latency_ms:
                 self._alarm(
                     "engine_slow",
