@@ -11,7 +11,8 @@ import numpy as np
 from edge import postprocess, preprocess
 from edge.accelerators import AUTO, EngineRequest
 from edge.bundle import Bundle
-from edge.engines.host import Hosts, choose
+from edge.engines.choose import choose
+from edge.engines.host import Hosts
 from edge.recognize import Hints
 from edge.recognize.bundles import open_any
 from edge.state import State

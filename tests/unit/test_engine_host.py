@@ -14,8 +14,9 @@ from builders import wait_until
 from edge import seams
 from edge.accelerators import EngineRequest, OpenVinoOptions
 from edge.bundle import Bundle
+from edge.engines.choose import choose
 from edge.engines.guard import Guard, Quarantined
-from edge.engines.host import EngineHost, Hosts, Turns, choose
+from edge.engines.host import EngineHost, Hosts, Turns
 from edge.engines.onnx import OnnxEngine
 from edge.errors import EngineError
 from edge.types import Array

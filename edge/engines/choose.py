@@ -1,0 +1,192 @@
+"""Which engine runs: the first that fits what was asked for, and what is said of a fallback.
+
+Invariant: nothing is silent. Whatever runs elsewhere than asked for is told, with the reasons.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from edge import accelerators, seams
+from edge.accelerators import AUTO, CPU, SHAPE_OPS, EngineRequest
+from edge.bundle import Bundle
+from edge.engines.faults import EngineFault
+from edge.engines.guard import Guard, Quarantined
+from edge.engines.host import EngineHost, Hosts
+from edge.errors import BundleError, ConfigError, EngineError
+from edge.manifest import Variant
+
+log = logging.getLogger(__name__)
+
+
+class Chosen(NamedTuple):
+    """What runs: `fallback` says why it is not what was asked for, or is empty."""
+
+    variant: Variant
+    host: EngineHost
+    fallback: str
+
+
+def choose(
+    bundle: Bundle, hosts: Hosts, *, variant: str = AUTO, request: EngineRequest | None = None
+) -> Chosen:
+    """The first engine that runs a variant as `request` wants it.
+
+    Tried in order: the accelerator asked for with each variant and engine, then, unless the policy
+    is `require`, the CPU. `require` also wants every node there, but for SHAPE_OPS. EngineError
+    when none does, with the reason of each; BundleError for a variant that is not there.
+    """
+    request = request or EngineRequest()
+    if variant == AUTO:
+        variants = bundle.manifest.variants
+    else:
+        try:
+            variants = (bundle.manifest.variant(variant),)
+        except KeyError as error:
+            raise BundleError(f"{bundle.path}: {error.args[0]}") from error
+    reasons: list[str] = []
+    faults: list[str] = []
+    for candidate, engine, wanted in _candidates(variants, request):
+        label = f"{candidate.name} on {engine}:{wanted.accelerator}"
+        try:
+            host = hosts.get(bundle, candidate, engine=engine, request=wanted)
+            if request.policy == "require":
+                _require_placement(host, wanted.accelerator)
+        except EngineError as error:
+            reasons.append(f"{label}: {error}")
+            if isinstance(error, EngineFault | Quarantined):
+                faults.append(reasons[-1])
+            continue
+        host.streams += 1
+        elsewhere = wanted.accelerator != request.accelerator != AUTO or (
+            engine != request.engine != AUTO
+        )
+        if elsewhere and not reasons:
+            reasons.append(f"no engine runs {candidate.format} on {request.accelerator}")
+        chosen = Chosen(candidate, host, "; ".join(reasons if elsewhere else faults))
+        _tell(chosen, wanted, hosts.guard)
+        return chosen
+    if len(reasons) == 1:
+        raise EngineError(f"{bundle.path}: {reasons[0]}")
+    raise EngineError(f"{bundle.path}: no variant runs here: " + "; ".join(reasons))
+
+
+def _tell(chosen: Chosen, wanted: EngineRequest, guard: Guard | None) -> None:
+    """Nothing is silent: `prefer` makes an alarm of a fallback, `any` a line in the log."""
+    name, placement = chosen.host.name, chosen.host.placement
+    model = chosen.variant.name
+    if chosen.fallback:
+        text = f"{model} runs on {name}: {chosen.fallback}"
+        if guard is not None and wanted.policy == "prefer":
+            guard.alarm("engine_fallback", text)
+        else:
+            log.warning("engine fallback: %s", text)
+    left = {op: count for op, count in placement.elsewhere.items() if op not in SHAPE_OPS}
+    if left:
+        counted = ", ".join(f"{count} {op}" for op, count in sorted(left.items()))
+        text = f"{model} runs on {name}: {counted} are not on {wanted.accelerator} ({placement})"
+        if guard is not None and wanted.policy == "prefer":
+            guard.alarm("engine_partly_placed", text)
+        else:
+            log.warning("engine partly placed: %s", text)
+
+
+def _candidates(
+    variants: tuple[Variant, ...], request: EngineRequest
+) -> Iterator[tuple[Variant, str, EngineRequest]]:
+    """Variants with an engine and an accelerator, the preferred ones first."""
+    found = False
+    known = request.accelerator in (AUTO, *accelerators.TABLE)
+    if not known and request.engine in (AUTO, *seams.ENGINES):
+        raise EngineError(
+            f"accelerator {request.accelerator!r} is not supported; there are"
+            f" {', '.join(accelerators.names())}"
+        )
+    for accelerator, asked in _preferences(request):
+        same = accelerator == request.accelerator
+        wanted = dataclasses.replace(
+            request,
+            accelerator=accelerator,
+            options=_options(accelerator, request.options if same else None),
+        )
+        for variant in variants:
+            for engine in _engines(accelerator, asked, variant):
+                found = True
+                yield variant, engine, wanted
+    if not found:
+        formats = ", ".join(sorted({variant.format for variant in variants}))
+        raise EngineError(f"no engine runs {formats} on {request.accelerator}")
+
+
+def _preferences(request: EngineRequest) -> list[tuple[str, str]]:
+    """Accelerators, each with the engine that is asked for; the last resort is any engine's CPU."""
+    if request.accelerator == AUTO:
+        names = seams.names("engines") if request.engine == AUTO else [request.engine]
+        at_hand = {accelerator for name in names for accelerator in available(name)}
+        wanted = [name for name in accelerators.TABLE if name in at_hand or name == CPU]
+    else:
+        wanted = [request.accelerator]
+    preferences = [(accelerator, request.engine) for accelerator in wanted]
+    if request.policy == "require" or (CPU, AUTO) in preferences:
+        return preferences
+    return [*preferences, (CPU, AUTO)]
+
+
+def available(engine: str) -> list[str]:
+    """The accelerators that an engine has here; none when its runtime is not installed."""
+    try:
+        module = importlib.import_module(seams.find("engines", engine).__module__)
+        found: list[str] = module.available()
+    except (ImportError, AttributeError, EngineError):
+        return []
+    return found
+
+
+def _engines(accelerator: str, asked: str, variant: Variant) -> list[str]:
+    row = accelerators.TABLE.get(accelerator)
+    if asked != AUTO:
+        names = [asked]
+    elif row is not None:
+        names = list(row.engines)
+    else:
+        return []
+    try:
+        return [name for name in names if variant.format in seams.find("engines", name).formats]
+    except ConfigError as error:
+        raise EngineError(str(error)) from error
+
+
+def _options(accelerator: str, given: Any) -> accelerators.Options | None:
+    """The options given, or the accelerator's defaults."""
+    row = accelerators.TABLE.get(accelerator)
+    if given is not None or row is None:
+        chosen: accelerators.Options | None = given
+        return chosen
+    try:
+        return row.options()
+    except TypeError as error:
+        raise EngineError(
+            f"accelerator {accelerator}: accelerator_options are missing: {error}"
+        ) from error
+
+
+def _require_placement(host: EngineHost, accelerator: str) -> None:
+    """EngineError unless every node, but for shape operators, is where it was asked for."""
+    placement = host.placement
+    if accelerator == CPU:
+        return
+    if not placement.nodes:
+        raise EngineError(
+            f'{host.name}: policy "require", but this runtime cannot tell where nodes run'
+        )
+    left = {op: count for op, count in placement.elsewhere.items() if op not in SHAPE_OPS}
+    if left:
+        counted = ", ".join(f"{count} {op}" for op, count in sorted(left.items()))
+        raise EngineError(
+            f'{host.name}: policy "require", but {counted} run elsewhere ({placement});'
+            f" allowed on the CPU are {', '.join(sorted(SHAPE_OPS))}"
+        )
