@@ -113,9 +113,9 @@ class Engine(Protocol):
     """Runs one variant on one accelerator; stateless, not thread-safe (see EngineHost).
 
     Built as `(model: bytes, *, accelerator: str, options: Options | None, precision: str,
-    threads: int)`; EngineError when it cannot run the model there. `formats` are the variants that
-    it takes; `name` is where it runs, e.g. onnx:cpu; `placement` what the runtime says of it;
-    `version` names the runtime.
+    settings: Settings)`; EngineError when it cannot run the model there. `formats` are the
+    variants that it takes; `name` is where it runs, e.g. onnx:cpu; `placement` what the runtime
+    says of it; `version` names the runtime.
     """
 
     formats: ClassVar[tuple[str, ...]]

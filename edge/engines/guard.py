@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
+
 from edge import accelerators, seams
 from edge.accelerators import DelegateOptions, EngineRequest, PluginOptions
 from edge.bundle import Bundle, on_disk
@@ -145,7 +147,7 @@ class Guard:
                         engine=name,
                         accelerator=request.accelerator,
                         options=accelerators.canonical(request.options),
-                        threads=request.threads,
+                        settings=request.settings,
                         max_latency_ms=request.max_latency_ms,
                     ),
                     deadline_s=self._trial_s,
@@ -346,6 +348,7 @@ def _suspect(bundle: Bundle, variant: Variant, name: str, request: EngineRequest
         accelerator=request.accelerator,
         version=_version(name, request.options),
         options=accelerators.canonical(request.options),
+        settings=msgspec.structs.replace(request.settings, threads=0),
         model=ModelRef(
             name=manifest.name,
             version=manifest.version,

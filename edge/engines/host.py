@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edge import accelerators, seams
@@ -90,7 +91,10 @@ class EngineHost:
         guard: Guard | None = None,
     ) -> None:
         """The engine called `engine`, as `guard` lets it in; without one it is not proved."""
-        request = dataclasses.replace(request, threads=request.threads or default_threads())
+        settings = request.settings
+        if not settings.threads:
+            settings = msgspec.structs.replace(settings, threads=default_threads())
+            request = dataclasses.replace(request, settings=settings)
         self._guard = guard
         self._engine: seams.Engine
         self._watch: Watch | None = None
@@ -201,7 +205,7 @@ class Hosts:
             engine,
             request.accelerator,
             accelerators.canonical(request.options),
-            request.threads,
+            request.settings,
             request.max_latency_ms,
         )
         if key in self._refused:

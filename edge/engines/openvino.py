@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edge.accelerators import CPU, OpenVinoOptions, Options
+from edge.accelerators import CPU, ONE_THREAD, OpenVinoOptions, Options, Settings
 from edge.errors import EngineError
 from edge.types import Array, TensorSpec
 from edge.wire import Placement
@@ -34,7 +34,7 @@ class OpenVinoEngine:
         accelerator: str = CPU,
         options: Options | None = None,
         precision: str = "fp32",
-        threads: int = 1,
+        settings: Settings = ONE_THREAD,
     ) -> None:
         if accelerator not in (CPU, "openvino"):
             raise EngineError(f"openvino: accelerator {accelerator!r} is not supported; use cpu")
@@ -45,16 +45,16 @@ class OpenVinoEngine:
                 "openvino: it is not installed; pip install 'edgewright[openvino]'"
             ) from error
         chosen = options if isinstance(options, OpenVinoOptions) else OpenVinoOptions()
-        settings = {
+        properties = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f16" if precision == "fp16" else "f32",
-            **({"INFERENCE_NUM_THREADS": threads} if chosen.device == "CPU" else {}),
+            **({"INFERENCE_NUM_THREADS": settings.threads} if chosen.device == "CPU" else {}),
             **({"CACHE_DIR": chosen.cache_dir} if chosen.cache_dir else {}),
             **chosen.extra,
         }
         try:
             core = openvino.Core()
-            compiled = core.compile_model(core.read_model(model), chosen.device, settings)
+            compiled = core.compile_model(core.read_model(model), chosen.device, properties)
             self._request = compiled.create_infer_request()
             self.inputs = tuple(_spec(port) for port in compiled.inputs)
             # A tensor of the graph may have several names: the model's own output is the last one.

@@ -15,7 +15,7 @@ import sys
 import msgspec
 
 from edge import accelerators
-from edge.accelerators import EngineRequest
+from edge.accelerators import EngineRequest, Settings
 from edge.bundle import Bundle
 from edge.engines.building import build
 from edge.engines.faults import EngineFault, Kind, prove
@@ -37,7 +37,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     accelerator: str
     options: str
-    threads: int
+    settings: Settings
     max_latency_ms: float
 
 
@@ -122,7 +122,7 @@ def _prove(request: Request) -> Answer:
         EngineRequest(
             accelerator=request.accelerator,
             options=accelerators.decode(request.accelerator, request.options),
-            threads=request.threads,
+            settings=request.settings,
         ),
     )
     proof = prove(engine, bundle, variant, max_latency_ms=request.max_latency_ms)
