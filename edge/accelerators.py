@@ -163,6 +163,8 @@ DEFAULT = Settings()
 ONE_THREAD = Settings(threads=1)
 """What an engine is built with unless somebody says otherwise."""
 
+_ON_CORES = (CPU, "xnnpack", "acl")
+
 SHAPE_OPS = frozenset({"Shape", "Size", "Constant", "ConstantOfShape", "Range"})
 """Operators that `require` lets run on the CPU: they reckon with shapes, of which the CPU knows."""
 
@@ -172,7 +174,7 @@ class EngineRequest:
     """Which engine somebody asks for. `options` None: the accelerator's defaults.
 
     `max_latency_ms` is what one inference may take, 0 for no bound; `slots` how many may be under
-    way at once.
+    way at once, 0 for whatever suits the streams.
     """
 
     engine: str = AUTO
@@ -180,8 +182,15 @@ class EngineRequest:
     options: Options | None = None
     policy: Policy = "prefer"
     settings: Settings = DEFAULT
-    slots: int = 1
+    slots: int = 0
     max_latency_ms: float = 0.0
+
+    @property
+    def on_cores(self) -> bool:
+        """Whether it is the cores of this machine that run the model."""
+        if isinstance(self.options, OpenVinoOptions):
+            return self.options.device == "CPU"
+        return self.accelerator in _ON_CORES
 
 
 def names() -> list[str]:

@@ -6,13 +6,13 @@ Invariant: reading it costs a few milliseconds and imports no runtime.
 from __future__ import annotations
 
 import functools
-import math
-import os
 import platform
 import re
 from pathlib import Path
 
 import msgspec
+
+from edge.cores import cores
 
 _FEATURES = re.compile(
     r"sse4_1|avx|avx2|fma|f16c|avx_vnni|avx512(f|bw|vl|_vnni|_bf16|_fp16)|amx_\w+"
@@ -38,10 +38,10 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
 @functools.cache
 def this_machine() -> Hardware:
     """This one, as it was at the first call."""
-    return read(Path("/"), cores=usable_cores())
+    return read(Path("/"), count=cores())
 
 
-def read(root: Path, *, cores: int, architecture: str = "") -> Hardware:
+def read(root: Path, *, count: int, architecture: str = "") -> Hardware:
     """What /proc and /dev below `root` show."""
     values: dict[str, list[str]] = {}
     for line in _text(root / "proc/cpuinfo").splitlines():
@@ -58,19 +58,10 @@ def read(root: Path, *, cores: int, architecture: str = "") -> Hardware:
     return Hardware(
         architecture=architecture or platform.machine(),
         cpu=_cpu(values, _text(root / "proc/device-tree/model").strip("\0\n ")),
-        cores=cores,
+        cores=count,
         features=tuple(sorted(flag for flag in flags if _FEATURES.fullmatch(flag))),
         devices=tuple(sorted(devices)),
     )
-
-
-def usable_cores(root: Path = Path("/")) -> int:
-    """The cores that this process may use: by its affinity, and by the quota of its container."""
-    cores = len(os.sched_getaffinity(0))
-    quota, _, period = _text(root / "sys/fs/cgroup/cpu.max").partition(" ")
-    if quota.isdecimal() and period.strip().isdecimal() and int(period):
-        cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
-    return cores
 
 
 def _cpu(values: dict[str, list[str]], board: str) -> str:

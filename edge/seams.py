@@ -128,6 +128,10 @@ class Engine(Protocol):
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Named tensors in, named tensors out. The outputs belong to the caller."""
 
+    def twin(self) -> Engine:
+        """Another engine with the same model and settings, which may run at the same time as this
+        one and is closed by itself. EngineError when there can be none."""
+
     def close(self) -> None:
         """Free what the runtime holds."""
 

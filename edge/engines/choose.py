@@ -26,7 +26,7 @@ from edge.accelerators import AUTO, CPU, SHAPE_OPS, EngineRequest
 from edge.bundle import Bundle
 from edge.engines.faults import EngineFault
 from edge.engines.guard import Guard, Quarantined
-from edge.engines.host import EngineHost, Hosts
+from edge.engines.host import EngineHost, Hosts, fit
 from edge.engines.look import Candidate, look
 from edge.errors import BundleError, ConfigError, EngineError
 from edge.manifest import Variant
@@ -65,7 +65,7 @@ def choose(
     faults: list[str] = []
     candidates = list(_candidates(variants, request))
     if hosts.guard is not None:
-        candidates = _measured(bundle, candidates, request, hosts.guard)
+        candidates = _measured(bundle, candidates, request, hosts, hosts.guard)
     for candidate, engine, wanted in candidates:
         label = f"{candidate.name} on {engine}:{wanted.accelerator}"
         try:
@@ -112,7 +112,7 @@ def _tell(chosen: Chosen, wanted: EngineRequest, guard: Guard | None) -> None:
 
 
 def _measured(
-    bundle: Bundle, candidates: list[Candidate], request: EngineRequest, guard: Guard
+    bundle: Bundle, candidates: list[Candidate], request: EngineRequest, hosts: Hosts, guard: Guard
 ) -> list[Candidate]:
     """The candidates as a record orders them and sets them up, or else a look."""
     name = bundle.manifest.name
@@ -133,7 +133,11 @@ def _measured(
         log.info("%s: the last look does not count any more: %s", name, reason)
     known = {_key_of(row) for row in record.ranking} if record else set()
     if not any(_key(candidate) in known for candidate in candidates):
-        record = _look(bundle, candidates, guard) if guard.writes else None
+        fitted = [
+            (variant, engine, fit(wanted, workers=hosts.workers))
+            for variant, engine, wanted in candidates
+        ]
+        record = _look(bundle, fitted, guard) if guard.writes else None
     return _in_order(candidates, record.ranking, request) if record else candidates
 
 

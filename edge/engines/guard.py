@@ -99,15 +99,58 @@ class Guard:
         except EngineFault as fault:
             self.accuse(suspect, fault.kind, fault.detail, evidence=fault.evidence)
             raise
+        return engine, self._watch(
+            suspect, mark, engine, bundle, variant, max_latency_ms=request.max_latency_ms
+        )
+
+    def admit_twin(
+        self, engine: seams.Engine, watch: Watch, bundle: Bundle, variant: Variant
+    ) -> tuple[seams.Engine, Watch]:
+        """A twin of an engine that was let in, and its own watch.
+
+        A plain one is not proved again: it is the same model in the same runtime. EngineFault (and
+        both are in quarantine now), or EngineError when there are no twins.
+        """
+        suspect = watch.suspect
+        mark = self._mark(suspect)
+        try:
+            with self.inside(mark):
+                twin = engine.twin()
+                try:
+                    if suspect.risky:
+                        prove(twin, bundle, variant, max_latency_ms=watch.max_latency_ms)
+                except BaseException:
+                    twin.close()
+                    raise
+        except BaseException as error:
+            if mark:
+                mark.remove()
+            if isinstance(error, EngineFault):
+                self.accuse(suspect, error.kind, error.detail, evidence=error.evidence)
+            raise
+        return twin, self._watch(
+            suspect, mark, twin, bundle, variant, max_latency_ms=watch.max_latency_ms
+        )
+
+    def _watch(
+        self,
+        suspect: Suspect,
+        mark: marks.Mark | None,
+        engine: seams.Engine,
+        bundle: Bundle,
+        variant: Variant,
+        *,
+        max_latency_ms: float,
+    ) -> Watch:
         watch = Watch(
             suspect,
             mark=mark,
             prove=lambda: prove(engine, bundle, variant),
             alarm=lambda code, detail: self.alarm(code, detail),
-            max_latency_ms=request.max_latency_ms,
+            max_latency_ms=max_latency_ms,
         )
         self._watches.append(watch)
-        return engine, watch
+        return watch
 
     def forget(self, watch: Watch) -> None:
         """Its engine is closed."""

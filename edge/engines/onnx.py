@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -93,8 +94,14 @@ class OnnxEngine:
             raise EngineError(f"onnx: inference failed: {_one_line(error)}") from error
         return dict(zip(self._output_names, map(np.asarray, values), strict=True))
 
+    def twin(self) -> OnnxEngine:
+        """Another one on the same session, whose runs are independent of one another."""
+        if self._session is None:
+            raise EngineError("onnx: no twin of an engine that is closed")
+        return copy.copy(self)
+
     def close(self) -> None:
-        """Free the session."""
+        """Free the session, unless a twin needs it."""
         self._session = None
 
 

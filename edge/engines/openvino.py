@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import importlib.metadata
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -72,6 +73,14 @@ class OpenVinoEngine:
         place = "+".join(device.partition(".")[0].lower() for device in devices)
         self.name = f"openvino:{place or 'unknown'}"
         self.version = version()
+        self._again = functools.partial(
+            type(self),
+            model,
+            accelerator=accelerator,
+            options=options,
+            precision=precision,
+            settings=settings,
+        )
         self.placement = Placement(
             nodes={"openvino": kinds.total()} if len(devices) == 1 and kinds else {}
         )
@@ -100,6 +109,12 @@ class OpenVinoEngine:
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise EngineError(f"openvino: inference failed: {reason}") from error
+
+    def twin(self) -> OpenVinoEngine:
+        """The model compiled once more: requests of one compiled model would share its threads."""
+        if self._request is None:
+            raise EngineError("openvino: no twin of an engine that is closed")
+        return self._again()
 
     def close(self) -> None:
         """Free the request and the compiled model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -68,6 +69,14 @@ class TfliteEngine:
             raise EngineError(f"{runtime}: the model cannot be loaded: {reason}") from error
         if accelerator != CPU and accelerator not in self.placement.nodes and self.placement.nodes:
             raise EngineError(f"{runtime}: {accelerator} takes no node of this model")
+        self._again = functools.partial(
+            type(self),
+            model,
+            accelerator=accelerator,
+            options=options,
+            precision=precision,
+            settings=settings,
+        )
         self._runtime = runtime
         self.version = version()
         others = [] if accelerator == CPU else [*self.placement.nodes]
@@ -97,6 +106,12 @@ class TfliteEngine:
         except (ValueError, RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise EngineError(f"{self._runtime}: inference failed: {reason}") from error
+
+    def twin(self) -> TfliteEngine:
+        """Another interpreter of the same model."""
+        if self._interpreter is None:
+            raise EngineError(f"{self._runtime}: no twin of an engine that is closed")
+        return self._again()
 
     def close(self) -> None:
         """Free the interpreter."""
