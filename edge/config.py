@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edge import accelerators, seams
-from edge.accelerators import AUTO, CPU, EngineRequest, Options
+from edge.accelerators import AUTO, CPU, EngineRequest, Options, Settings
 from edge.bundle import BUILTIN
 from edge.errors import ConfigError
 from edge.motion import MotionConfig
@@ -152,7 +152,7 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
             accelerator=self.accelerator,
             options=self.accelerator_options,
             policy=self.policy,
-            threads=self.threads,
+            settings=Settings(threads=self.threads),
             max_latency_ms=self.max_latency_ms,
         )
 

@@ -9,9 +9,10 @@ from typing import Self
 import numpy as np
 
 from edge import postprocess, preprocess
-from edge.accelerators import AUTO, EngineRequest
+from edge.accelerators import AUTO, EngineRequest, Settings
 from edge.bundle import Bundle, model_format
-from edge.engines.host import Hosts, choose
+from edge.engines.choose import choose
+from edge.engines.host import Hosts
 from edge.hints import Hints
 from edge.state import State
 from edge.types import Array, Geometry, Prediction
@@ -45,7 +46,8 @@ class Model:
             bundle,
             self._hosts,
             variant=variant,
-            request=request or EngineRequest(accelerator=accelerator, threads=threads),
+            request=request
+            or EngineRequest(accelerator=accelerator, settings=Settings(threads=threads)),
         )
         self.state = State(self.variant)
         spec = self.state.frame_input

@@ -115,9 +115,9 @@ class Engine(Protocol):
     """Runs one variant on one accelerator; stateless, not thread-safe (see EngineHost).
 
     Built as `(model: bytes, *, accelerator: str, options: Options | None, precision: str,
-    threads: int)`; EngineError when it cannot run the model there. `formats` are the variants that
-    it takes; `name` is where it runs, e.g. onnx:cpu; `placement` what the runtime says of it;
-    `version` names the runtime.
+    settings: Settings)`; EngineError when it cannot run the model there. `formats` are the
+    variants that it takes; `name` is where it runs, e.g. onnx:cpu; `placement` what the runtime
+    says of it; `version` names the runtime.
     """
 
     formats: ClassVar[tuple[str, ...]]
@@ -129,6 +129,10 @@ class Engine(Protocol):
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Named tensors in, named tensors out. The outputs belong to the caller."""
+
+    def twin(self) -> Engine:
+        """Another engine with the same model and settings, which may run at the same time as this
+        one and is closed by itself. EngineError when there can be none."""
 
     def close(self) -> None:
         """Free what the runtime holds."""

@@ -17,7 +17,7 @@ def build(bundle: Bundle, variant: Variant, name: str, request: EngineRequest) -
         accelerator=request.accelerator,
         options=request.options,
         precision=variant.precision,
-        threads=request.threads,
+        settings=request.settings,
     )
     try:
         _check_fit(bundle, variant, engine)

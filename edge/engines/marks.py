@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import mmap
 import os
 import struct
@@ -24,6 +25,7 @@ PATTERN = "engine-*.mark"
 _SIZE = 8192
 _HEAD = struct.Struct("=QQqq")  # inside, frames, first and last moment (monotonic ns)
 HEALTHY_FRAMES = 100
+_NUMBERS = itertools.count()
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +55,9 @@ class Mark:
     def __init__(self, folder: Path, suspect: Suspect) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         body = msgspec.json.encode(_Body(suspect=suspect, boot=boot_id()))
-        self._path = folder / f"engine-{hashlib.sha256(body).hexdigest()[:16]}-{os.getpid()}.mark"
+        # Two engines of one process may be the same suspect: a lock of one would stop the other.
+        digest = hashlib.sha256(body).hexdigest()[:16]
+        self._path = folder / f"engine-{digest}-{os.getpid()}-{next(_NUMBERS)}.mark"
         # Locked for as long as this process lives, however it ends.
         self._file = open(self._path, "w+b")  # noqa: SIM115 - closed by remove
         fcntl.flock(self._file, fcntl.LOCK_EX)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edge import accelerators
-from edge.accelerators import CPU, Options
+from edge.accelerators import CPU, ONE_THREAD, Options, Settings
 from edge.errors import EngineError
 from edge.types import Array, TensorSpec
 from edge.wire import Placement
@@ -28,7 +29,7 @@ _DTYPES = {
 
 
 class OnnxEngine:
-    """One session. `threads` 0 leaves the number to the runtime.
+    """One session. `settings.threads` 0 leaves the number to the runtime.
 
     ONNX Runtime falls back to the CPU without an error, for a provider as for single nodes: the
     provider is held against what the session says that it has, and `placement` is what the session
@@ -44,21 +45,16 @@ class OnnxEngine:
         accelerator: str = CPU,
         options: Options | None = None,
         precision: str = "fp32",
-        threads: int = 1,
+        settings: Settings = ONE_THREAD,
     ) -> None:
         provider = _provider(accelerator, options)
         onnxruntime = _runtime()
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = threads
-        settings.inter_op_num_threads = 1
-        settings.log_severity_level = 3
-        # Spinning threads halve the throughput when a core is busy elsewhere (bench/frame.py).
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        session_options = _session_options(onnxruntime, settings)
+        threads = settings.threads
         chosen = provider_options(accelerator, options, precision=precision, threads=threads)
         given: dict[str, Any] = {}
         if accelerator == "plugin":
-            _register(onnxruntime, settings, options, chosen)
+            _register(onnxruntime, session_options, options, chosen)
         else:
             _need_provider(onnxruntime, accelerator, provider)
             given["providers"] = [(provider, chosen)]
@@ -69,7 +65,7 @@ class OnnxEngine:
                 given["providers"].append("CPUExecutionProvider")
         try:
             self._session = onnxruntime.InferenceSession(
-                model, sess_options=settings, enable_fallback=0, **given
+                model, sess_options=session_options, enable_fallback=0, **given
             )
         except Exception as error:  # onnxruntime raises classes of its own making
             raise EngineError(f"onnx: the model cannot be loaded: {_one_line(error)}") from error
@@ -98,8 +94,14 @@ class OnnxEngine:
             raise EngineError(f"onnx: inference failed: {_one_line(error)}") from error
         return dict(zip(self._output_names, map(np.asarray, values), strict=True))
 
+    def twin(self) -> OnnxEngine:
+        """Another one on the same session, whose runs are independent of one another."""
+        if self._session is None:
+            raise EngineError("onnx: no twin of an engine that is closed")
+        return copy.copy(self)
+
     def close(self) -> None:
-        """Free the session."""
+        """Free the session, unless a twin needs it."""
         self._session = None
 
 
@@ -192,6 +194,22 @@ _OPTIONS: dict[str, Callable[[Any, str, int], dict[str, str]]] = {
     "acl": _acl,
     "xnnpack": _xnnpack,
 }
+
+
+def _session_options(onnxruntime: Any, settings: Settings) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = settings.arena
+    if settings.layout == "plain":
+        # The level above is the blocked layout (NCHWc) alone.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    # Spinning threads halve the throughput when a core is busy elsewhere (bench/frame.py).
+    spinning = "1" if settings.spinning else "0"
+    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
 
 
 def _runtime() -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import collections
+import functools
 import importlib.metadata
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from edge.accelerators import CPU, OpenVinoOptions, Options
+from edge.accelerators import CPU, ONE_THREAD, OpenVinoOptions, Options, Settings
 from edge.errors import EngineError
 from edge.types import Array, TensorSpec
 from edge.wire import Placement
@@ -34,7 +35,7 @@ class OpenVinoEngine:
         accelerator: str = CPU,
         options: Options | None = None,
         precision: str = "fp32",
-        threads: int = 1,
+        settings: Settings = ONE_THREAD,
     ) -> None:
         if accelerator not in (CPU, "openvino"):
             raise EngineError(f"openvino: accelerator {accelerator!r} is not supported; use cpu")
@@ -45,16 +46,16 @@ class OpenVinoEngine:
                 "openvino: it is not installed; pip install 'edgewright[openvino]'"
             ) from error
         chosen = options if isinstance(options, OpenVinoOptions) else OpenVinoOptions()
-        settings = {
+        properties = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f16" if precision == "fp16" else "f32",
-            **({"INFERENCE_NUM_THREADS": threads} if chosen.device == "CPU" else {}),
+            **({"INFERENCE_NUM_THREADS": settings.threads} if chosen.device == "CPU" else {}),
             **({"CACHE_DIR": chosen.cache_dir} if chosen.cache_dir else {}),
             **chosen.extra,
         }
         try:
             core = openvino.Core()
-            compiled = core.compile_model(core.read_model(model), chosen.device, settings)
+            compiled = core.compile_model(core.read_model(model), chosen.device, properties)
             self._request = compiled.create_infer_request()
             self.inputs = tuple(_spec(port) for port in compiled.inputs)
             # A tensor of the graph may have several names: the model's own output is the last one.
@@ -72,6 +73,14 @@ class OpenVinoEngine:
         place = "+".join(device.partition(".")[0].lower() for device in devices)
         self.name = f"openvino:{place or 'unknown'}"
         self.version = version()
+        self._again = functools.partial(
+            type(self),
+            model,
+            accelerator=accelerator,
+            options=options,
+            precision=precision,
+            settings=settings,
+        )
         self.placement = Placement(
             nodes={"openvino": kinds.total()} if len(devices) == 1 and kinds else {}
         )
@@ -100,6 +109,12 @@ class OpenVinoEngine:
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise EngineError(f"openvino: inference failed: {reason}") from error
+
+    def twin(self) -> OpenVinoEngine:
+        """The model compiled once more: requests of one compiled model would share its threads."""
+        if self._request is None:
+            raise EngineError("openvino: no twin of an engine that is closed")
+        return self._again()
 
     def close(self) -> None:
         """Free the request and the compiled model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edge.accelerators import CPU, DelegateOptions, EdgeTpuOptions, Options
+from edge.accelerators import (
+    CPU,
+    ONE_THREAD,
+    DelegateOptions,
+    EdgeTpuOptions,
+    Options,
+    Settings,
+)
 from edge.errors import EngineError
 from edge.types import Array, Quantization, TensorSpec
 from edge.wire import Placement
@@ -35,7 +43,7 @@ class TfliteEngine:
         accelerator: str = CPU,
         options: Options | None = None,
         precision: str = "fp32",
-        threads: int = 1,
+        settings: Settings = ONE_THREAD,
     ) -> None:
         if accelerator not in (CPU, _XNNPACK, *_DELEGATES):
             raise EngineError(f"tflite: accelerator {accelerator!r} is not supported; use cpu")
@@ -45,7 +53,10 @@ class TfliteEngine:
         )
         try:
             self._interpreter = interpreter_class(
-                model_content=model, num_threads=threads, experimental_delegates=delegates
+                model_content=model,
+                num_threads=settings.threads or None,
+                experimental_delegates=delegates,
+                **({} if settings.xnnpack else _plain_kernels(interpreter_class)),
             )
             # XNNPACK comes with the allocation: what is delegated before, is the delegate's.
             before = _partitions(self._interpreter)
@@ -57,6 +68,14 @@ class TfliteEngine:
             raise EngineError(f"{runtime}: the model cannot be loaded: {reason}") from error
         if accelerator != CPU and accelerator not in self.placement.nodes and self.placement.nodes:
             raise EngineError(f"{runtime}: {accelerator} takes no node of this model")
+        self._again = functools.partial(
+            type(self),
+            model,
+            accelerator=accelerator,
+            options=options,
+            precision=precision,
+            settings=settings,
+        )
         self._runtime = runtime
         self.version = version()
         others = [] if accelerator == CPU else [*self.placement.nodes]
@@ -87,9 +106,25 @@ class TfliteEngine:
             reason = " ".join(str(error).split())[:300]
             raise EngineError(f"{self._runtime}: inference failed: {reason}") from error
 
+    def twin(self) -> TfliteEngine:
+        """Another interpreter of the same model."""
+        if self._interpreter is None:
+            raise EngineError(f"{self._runtime}: no twin of an engine that is closed")
+        return self._again()
+
     def close(self) -> None:
         """Free the interpreter."""
         self._interpreter = None
+
+
+def _plain_kernels(interpreter_class: Any) -> dict[str, Any]:
+    """What keeps XNNPACK away; EngineError from a runtime that has no such switch."""
+    module = importlib.import_module(interpreter_class.__module__)
+    try:
+        kinds = module.OpResolverType
+        return {"experimental_op_resolver_type": kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
+    except AttributeError as error:
+        raise EngineError("tflite: this runtime cannot do without XNNPACK") from error
 
 
 def _runtime() -> tuple[Any, Any, str]:

@@ -14,7 +14,7 @@ import sys
 import msgspec
 
 from edge import accelerators
-from edge.accelerators import EngineRequest
+from edge.accelerators import EngineRequest, Settings
 from edge.bundle import Bundle
 from edge.engines.building import build
 from edge.engines.faults import EngineFault, Kind, prove
@@ -36,7 +36,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     accelerator: str
     options: str
-    threads: int
+    settings: Settings
     max_latency_ms: float
 
 
@@ -123,7 +123,7 @@ def _prove(request: Request) -> Answer:
         EngineRequest(
             accelerator=request.accelerator,
             options=accelerators.decode(request.accelerator, request.options),
-            threads=request.threads,
+            settings=request.settings,
         ),
     )
     proof = prove(engine, bundle, variant, max_latency_ms=request.max_latency_ms, timed=True)

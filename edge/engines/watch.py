@@ -44,7 +44,7 @@ class Watch:
         self.mark = mark
         self._prove = prove
         self._alarm = alarm
-        self._max_latency_ms = max_latency_ms
+        self.max_latency_ms = max_latency_ms
         self._recent_ms: collections.deque[float] = collections.deque(maxlen=_RECENT)
         self._last: tuple[bytes, bytes] = (b"", b"")
         self._same = 0
@@ -84,17 +84,17 @@ class Watch:
         return EngineFault("error", str(error))
 
     def _look_at_time(self, took_ms: float) -> None:
-        if not self._max_latency_ms:
+        if not self.max_latency_ms:
             return
-        self.over_time += took_ms > self._max_latency_ms
+        self.over_time += took_ms > self.max_latency_ms
         self._recent_ms.append(took_ms)
         if len(self._recent_ms) == _RECENT and self.over_time:
             median_ms = sorted(self._recent_ms)[_RECENT // 2]
-            if median_ms > self._max_latency_ms:
+            if median_ms > self.max_latency_ms:
                 self._alarm(
                     "engine_slow",
                     f"{self.suspect.name}: half of the last {_RECENT} inferences took more than"
-                    f" {median_ms:.1f} ms where {self._max_latency_ms:g} are allowed",
+                    f" {median_ms:.1f} ms where {self.max_latency_ms:g} are allowed",
                 )
 
     def _look_whether_it_moves(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge import seams
-from edge.accelerators import TABLE
+from edge.accelerators import ONE_THREAD, TABLE
 from edge.bundle import Bundle
 from edge.engines import faults
 from edge.errors import EngineError
@@ -39,7 +39,7 @@ class EngineContract:
             accelerator=accelerator,
             options=row.options() if row else None,
             precision=precision,
-            threads=1,
+            settings=ONE_THREAD,
         )
         return engine
 

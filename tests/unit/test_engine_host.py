@@ -14,8 +14,9 @@ from builders import wait_until
 from edge import seams
 from edge.accelerators import EngineRequest, OpenVinoOptions
 from edge.bundle import Bundle
+from edge.engines.choose import choose
 from edge.engines.guard import Guard, Quarantined
-from edge.engines.host import EngineHost, Hosts, Turns, choose
+from edge.engines.host import EngineHost, Hosts, Turns
 from edge.engines.onnx import OnnxEngine
 from edge.errors import EngineError
 from edge.types import Array
@@ -118,37 +119,40 @@ def test_the_policy_reaches_the_options_of_the_accelerator_alone(
 
 
 def test_streams_take_turns_in_the_order_in_which_they_asked() -> None:
-    turns, order = Turns(), []
-    assert turns.take(None)
+    turns, order = Turns(["the slot"]), []
+    assert turns.take() == "the slot"
     waiting = []
     for name in "abcd":
 
         def stream(name: str = name) -> None:
-            with turns.turn():
-                order.append(name)
+            thing = turns.take()
+            assert thing is not None
+            order.append(name)
+            turns.give(thing)
 
         waiting.append(threading.Thread(target=stream, daemon=True))
         waiting[-1].start()
         wait_until(lambda: len(turns._waiting) == len(waiting))
     assert not turns.take(0.01), "who gives up waiting is no longer in the queue"
-    turns.give()
+    turns.give("the slot")
     for thread in waiting:
         thread.join(10)
     assert order == [*"abcd"]
-    assert turns.take(0), "the last one has given it back"
+    assert turns.take(0) == "the slot", "the last one has given it back"
 
 
 def test_a_fast_stream_does_not_starve_a_slow_one(wrist_bundle: Path) -> None:
     bundle = Bundle.open(wrist_bundle)
     host = EngineHost(bundle, bundle.manifest.variants[0], engine="onnx", request=EngineRequest())
     order: list[str] = []
-    run = host._engine.run
+    engine = host._slots[0].engine
+    run = engine.run
 
     def recorded(inputs: Mapping[str, Array]) -> dict[str, Array]:
         order.append(threading.current_thread().name)
         return run(inputs)
 
-    host._engine.run = recorded  # type: ignore[method-assign]
+    engine.run = recorded  # type: ignore[method-assign]
     barrier = threading.Barrier(3)
 
     def stream() -> None:
@@ -174,7 +178,8 @@ def test_an_engine_that_hangs_is_left_behind_at_the_end(
     monkeypatch.setattr("edge.engines.host._CLOSE_S", 0.05)
     bundle = Bundle.open(wrist_bundle)
     host = EngineHost(bundle, bundle.manifest.variants[0], engine="onnx", request=EngineRequest())
-    assert host._turns.take(None)
+    slot = host.take()
+    assert slot is not None
     host.close()
-    host._turns.give()
+    host.give(slot)
     host.close()
