@@ -24,8 +24,9 @@ from edge import accelerators, seams
 from edge.accelerators import DelegateOptions, EngineRequest, PluginOptions
 from edge.bundle import Bundle, on_disk
 from edge.engines import marks, trial
-from edge.engines.building import build
+from edge.engines.building import build, keepable
 from edge.engines.faults import EngineFault, Kind, prove
+from edge.engines.optimised import Optimised
 from edge.engines.quarantine import Quarantine, Record, Suspect, library_digest
 from edge.engines.watch import Watch
 from edge.errors import BundleError, EngineError
@@ -86,12 +87,7 @@ class Guard:
             mark = self._mark(suspect)
             try:
                 with self.inside(mark):
-                    engine = build(bundle, variant, name, request)
-                    try:
-                        prove(engine, bundle, variant, max_latency_ms=request.max_latency_ms)
-                    except BaseException:
-                        engine.close()
-                        raise
+                    engine = self._proved(bundle, variant, name, request)
             except BaseException:
                 if mark:
                     mark.remove()
@@ -102,6 +98,26 @@ class Guard:
         return engine, self._watch(
             suspect, mark, engine, bundle, variant, max_latency_ms=request.max_latency_ms
         )
+
+    def _proved(
+        self, bundle: Bundle, variant: Variant, name: str, request: EngineRequest
+    ) -> seams.Engine:
+        """Built and proved. What was kept of the model may be to blame for a fault: without it the
+        engine has another chance."""
+        place = Optimised(self.folder) if self.writes else None
+        kept = keepable(place, bundle, variant, name, request) if place else None
+        while True:
+            engine = build(bundle, variant, name, request, kept=kept)
+            try:
+                prove(engine, bundle, variant, max_latency_ms=request.max_latency_ms)
+            except BaseException as error:
+                engine.close()
+                if kept is None or not isinstance(error, EngineFault):
+                    raise
+                kept.drop()
+                kept = None
+            else:
+                return engine
 
     def admit_twin(
         self, engine: seams.Engine, watch: Watch, bundle: Bundle, variant: Variant

@@ -6,6 +6,7 @@ import collections
 import copy
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -46,10 +47,20 @@ class OnnxEngine:
         options: Options | None = None,
         precision: str = "fp32",
         settings: Settings = ONE_THREAD,
+        optimised: bool = False,
+        keep: Path | None = None,
     ) -> None:
+        """`optimised`: the model is what a session kept of it, which is not optimised again; with
+        `keep` this session writes that there."""
         provider = _provider(accelerator, options)
         onnxruntime = _runtime()
         session_options = _session_options(onnxruntime, settings)
+        if optimised:
+            session_options.graph_optimization_level = (
+                onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            )
+        if keep is not None:
+            session_options.optimized_model_filepath = str(keep)
         threads = settings.threads
         chosen = provider_options(accelerator, options, precision=precision, threads=threads)
         given: dict[str, Any] = {}
