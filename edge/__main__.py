@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 
@@ -14,6 +15,8 @@ def main() -> None:
     """Run the command line, an agent as the child of a small parent; ends the process."""
     from edge import supervisor
 
+    if sys.argv[1:2] == ["run"]:
+        gc.disable()  # until the agent stands; there is no garbage in what is imported
     if supervisor.is_asked(sys.argv):
         code = supervisor.run(_log)
         if code is not None:

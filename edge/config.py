@@ -298,7 +298,7 @@ class _Reader(TomlReader):
         table.pop("accelerator_options", None)
         name = table.get("accelerator", CPU)
         engine = table.get("engine", AUTO)
-        if engine not in (AUTO, *seams.names("engines")):
+        if engine != AUTO and not (isinstance(engine, str) and seams.knows("engines", engine)):
             known = ", ".join([AUTO, *seams.names("engines")])
             self.problem(at(key, "engine"), f"no engine is called {engine!r}; there are {known}")
         row = accelerators.TABLE.get(name) if isinstance(name, str) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +15,7 @@ from edge.bundle import Bundle, model_format
 from edge.engines.choose import choose
 from edge.engines.host import Hosts
 from edge.hints import Hints
+from edge.manifest import ImagePreprocess
 from edge.state import State
 from edge.types import Array, Geometry, Prediction
 from edge.wire import ModelRef, Placement
@@ -42,6 +44,9 @@ class Model:
         self._shared = hosts is not None
         self.bundle = bundle
         self.manifest = bundle.manifest
+        if isinstance(self.manifest.preprocess, ImagePreprocess):
+            # While the engine is proved, for which Python's lock is let go.
+            threading.Thread(target=_import_opencv, name="import", daemon=True).start()
         self.variant, self._host, self.fallback = choose(
             bundle,
             self._hosts,
@@ -110,6 +115,13 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.manifest.name} {self.variant.name} on {self.engine})"
+
+
+def _import_opencv() -> None:
+    try:
+        import cv2  # noqa: F401
+    except ImportError:
+        pass  # said by whoever needs it, and in its own words
 
 
 def open_any(path: str | os.PathLike[str], hints: Hints | None = None) -> Bundle:

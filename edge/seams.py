@@ -225,6 +225,11 @@ def names(seam: str) -> list[str]:
     return sorted({*_TABLES[seam], *_installed(seam)})
 
 
+def knows(seam: str, name: str) -> bool:
+    """Whether a seam's table has that name; only for a foreign one are packages searched."""
+    return name in _TABLES[seam] or name in _installed(seam)
+
+
 def find(seam: str, name: str) -> Any:
     """The adapter class of that name. ConfigError with the known names when there is none."""
     if name in _TABLES[seam]:

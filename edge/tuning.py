@@ -6,11 +6,8 @@ made, or not at all. One that cannot be read is as good as none, and never an er
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
-import statistics
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -114,6 +111,8 @@ def current_key(bundle: str, engines: Iterable[str] = ()) -> Key:
 def runtimes(engines: Iterable[str]) -> dict[str, str]:
     """The versions of our runtimes that are installed, without importing one; and of those of
     `engines` that other packages brought."""
+    import importlib.metadata  # slow, and of no use to a start without records
+
     found = {}
     for name in _DISTRIBUTIONS:
         try:
@@ -153,6 +152,8 @@ def read(state_dir: Path, bundle: str, *, look: bool = False) -> tuple[Record | 
 
 def write(state_dir: Path, record: Record) -> Path:
     """Keep a record, in place of an older one. OSError when it cannot be written."""
+    import tempfile
+
     path = place(state_dir, record.key.bundle, look=record.objective == LOOK)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
@@ -172,6 +173,8 @@ def write(state_dir: Path, record: Record) -> Path:
 
 def spread(values: Sequence[float]) -> Spread:
     """Median and quartiles of what was measured."""
+    import statistics
+
     if len(values) > 1:
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     else:

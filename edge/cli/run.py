@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,10 @@ def command(
     from edge.engines import guard
 
     guard.arm(Path(loaded.device.state_dir))
-    Agent(loaded, bundles=bundles).run(stop)
+    agent = Agent(loaded, bundles=bundles)
+    gc.freeze()  # what stands now stands for good, and need not be looked through again and again
+    gc.enable()
+    agent.run(stop)
 
 
 def _recognize(model: str, save_bundle: str | None, given: dict[str, Any]) -> Bundle:

@@ -7,7 +7,6 @@ another candidate is clearly faster: a device does not change its mind for a few
 from __future__ import annotations
 
 import logging
-import statistics
 import time
 from collections.abc import Callable, Sequence
 
@@ -121,12 +120,13 @@ def _close(runner: _Runner, guard: Guard) -> None:
 
 def _figures(runner: _Runner) -> Figures:
     variant, name, request = runner.candidate
+    took_ms = spread(runner.took_ms)
     return Figures(
         variant=variant.name,
         engine=name,
         accelerator=request.accelerator,
         options=accelerators.canonical(request.options),
         settings=request.settings,
-        latency_ms=spread(runner.took_ms),
-        frames_per_s=1e3 / max(statistics.median(runner.took_ms), 1e-6),
+        latency_ms=took_ms,
+        frames_per_s=1e3 / max(took_ms.median, 1e-6),
     )
