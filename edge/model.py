@@ -12,6 +12,7 @@ from edge import postprocess, preprocess
 from edge.accelerators import AUTO, EngineRequest
 from edge.bundle import Bundle
 from edge.engines.host import Hosts, choose
+from edge.engines.kept import arrays_for
 from edge.recognize import Hints
 from edge.recognize.bundles import open_any
 from edge.state import State
@@ -52,6 +53,8 @@ class Model:
         spec = self.state.frame_input
         self._prepare = preprocess.build(self.manifest, spec, roi=roi, rotate=rotate)
         self._decode = postprocess.build(self.manifest, self.variant, min_score=min_score)
+        self._outputs = [arrays_for(self._host.outputs) for _ in range(2)]
+        self._turn = 0
         self.ref = ModelRef(
             name=self.manifest.name,
             version=self.manifest.version,
@@ -74,9 +77,13 @@ class Model:
         return self._prepare(data)
 
     def infer(self, tensor: Array) -> dict[str, Array]:
-        """Input tensor -> raw output tensors by name. A recurrent model's state goes on."""
-        raw = self._host.infer(self.state.inputs(tensor))
+        """Input tensor -> raw output tensors by name, valid until the call after next.
+
+        A recurrent model's state goes on.
+        """
+        raw = self._host.infer(self.state.inputs(tensor), self._outputs[self._turn])
         self.state.keep(raw)
+        self._turn ^= 1  # only now: the state may lie in the other one
         return raw
 
     def postprocess(self, raw: dict[str, Array], geometry: Geometry | None) -> Prediction:

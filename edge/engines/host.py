@@ -27,7 +27,7 @@ from edge.engines.guard import Guard, Quarantined
 from edge.engines.watch import Watch
 from edge.errors import BundleError, ConfigError, EngineError
 from edge.manifest import Variant
-from edge.types import Array
+from edge.types import Array, TensorSpec
 from edge.wire import EngineTelemetry, Latency, Placement
 
 _CLOSE_S = 3.0
@@ -133,15 +133,24 @@ class EngineHost:
             over_time=watch.over_time if watch else 0,
         )
 
-    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the model once; the outputs belong to the caller.
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the engine gives."""
+        return self._engine.outputs
+
+    def infer(
+        self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """Run the model once; the outputs belong to the caller, who may keep arrays for them: see
+        seams.Engine.
 
         FrameError for an answer that is not finite; EngineFault when the engine has gone bad.
         """
         asked = time.perf_counter()
-        with self._turns.turn():
+        self._turns.take(None)
+        try:
             began = time.perf_counter()
-            outputs = self._run(inputs)
+            outputs = self._run(inputs, into)
             took_ms = (time.perf_counter() - began) * 1e3
             self._runs += 1
             self._infer_ms.append(took_ms)
@@ -153,14 +162,18 @@ class EngineHost:
                     self._gone_bad(fault)
                     raise
             return outputs
+        finally:
+            self._turns.give()
 
-    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(
+        self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None
+    ) -> dict[str, Array]:
         watch = self._watch
         if watch is None:
-            return self._engine.run(inputs)
+            return self._engine.run(inputs, into)
         watch.enter()
         try:
-            return self._engine.run(inputs)
+            return self._engine.run(inputs, into)
         except EngineError as error:
             failure = watch.failed(error)
             if isinstance(failure, EngineFault):
