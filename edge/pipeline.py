@@ -6,7 +6,6 @@ source's mailbox holds the newest frame only, and counts what it dropped; any ot
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
@@ -56,8 +55,7 @@ Append = Callable[[Event], bool]
 """Hands an event to the outbox. False: dropped."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What one frame came to: its prediction, and what the rules found worth an event."""
 
     frame: Frame
@@ -145,7 +143,7 @@ class Pipeline:
         except BaseException:
             self._close_models()
             raise
-        self._gaps = Gaps(config.gap_s)
+        self._gaps = Gaps(config.gap_s) if self.model.state else None
         live = self.source.live
         self._mailbox = Mailbox(1 if live else 4, newest_wins=live)
         self.last: Step | None = None
@@ -186,27 +184,28 @@ class Pipeline:
 
     def _step(self, frame: Frame) -> Step | None:
         """Hops three to six for one frame; None for one that is idle or cannot be used."""
-        moments = {"start": time.monotonic_ns()}
+        model, began_ns = self.model, time.monotonic_ns()
         try:
             if self._gate is not None and not self._gate.passes(frame):
                 self.stats.skip()
                 return None
-            if self._gaps.before(frame) and self.model.state:
-                self.model.state.reset()
+            if self._gaps is not None and self._gaps.before(frame):
+                model.state.reset()
                 self.stats.state_resets += 1
-            tensor, geometry = self.model.preprocess(frame.data)
-            moments["preprocess"] = time.monotonic_ns()
-            raw = self.model.infer(tensor)
-            moments["infer"] = time.monotonic_ns()
-            prediction = self.model.postprocess(raw, geometry)
-            moments["postprocess"] = time.monotonic_ns()
+            tensor, geometry = model.preprocess(frame.data)
+            prepared_ns = time.monotonic_ns()
+            raw = model.infer(tensor)
+            inferred_ns = time.monotonic_ns()
+            prediction = model.postprocess(raw, geometry)
+            moments: tuple[int, ...] = (began_ns, prepared_ns, inferred_ns, time.monotonic_ns())
             if self.stages and isinstance(prediction, Detections):
                 for stage in self.stages:
                     prediction = stage(frame.data, prediction)
-                moments["stages"] = time.monotonic_ns()
+                moments = (*moments, time.monotonic_ns())
             outcome = self._rules(prediction, frame.mono_ns, _size(frame))
         except FrameError as error:
-            self._gaps.missed()
+            if self._gaps is not None:
+                self._gaps.missed()
             self._bad_frame(error)
             return None
         self.stats.frame(moments)

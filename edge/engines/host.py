@@ -28,7 +28,7 @@ from edge.engines.guard import Guard
 from edge.engines.watch import Watch
 from edge.errors import EngineError
 from edge.manifest import Variant
-from edge.types import Array
+from edge.types import Array, TensorSpec
 from edge.wire import EngineTelemetry, Latency, Placement
 
 _CLOSE_S = 3.0
@@ -176,6 +176,11 @@ class EngineHost:
             over_time=sum(watch.over_time for watch in watches),
         )
 
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the engine gives."""
+        return self._slots[0].engine.outputs
+
     def take(self, stop: threading.Event | None = None) -> Slot | None:
         """Wait for one's turn, and have a slot until it is given back; None at `stop`."""
         asked = time.perf_counter()
@@ -188,24 +193,32 @@ class EngineHost:
         """The turn is over."""
         self._turns.give(slot)
 
-    def infer(self, inputs: Mapping[str, Array], *, slot: Slot | None = None) -> dict[str, Array]:
-        """Run the model once, in the `slot` that one has or in one's turn; the outputs belong to
-        the caller.
+    def infer(
+        self,
+        inputs: Mapping[str, Array],
+        into: Mapping[str, Array] | None = None,
+        *,
+        slot: Slot | None = None,
+    ) -> dict[str, Array]:
+        """Run the model once, in the `slot` that one has or else in one's turn; the outputs belong
+        to the caller, who may keep arrays for them: see seams.Engine.
 
         FrameError for an answer that is not finite; EngineFault when the engine has gone bad.
         """
         if slot is not None:
-            return self._infer(slot, inputs)
+            return self._infer(slot, inputs, into)
         slot = self.take()
         assert slot is not None
         try:
-            return self._infer(slot, inputs)
+            return self._infer(slot, inputs, into)
         finally:
             self._turns.give(slot)
 
-    def _infer(self, slot: Slot, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def _infer(
+        self, slot: Slot, inputs: Mapping[str, Array], into: Mapping[str, Array] | None
+    ) -> dict[str, Array]:
         began = time.perf_counter()
-        outputs = self._run(slot, inputs)
+        outputs = self._run(slot, inputs, into)
         took_ms = (time.perf_counter() - began) * 1e3
         slot.runs += 1
         slot.infer_ms.append(took_ms)
@@ -217,13 +230,15 @@ class EngineHost:
                 raise
         return outputs
 
-    def _run(self, slot: Slot, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(
+        self, slot: Slot, inputs: Mapping[str, Array], into: Mapping[str, Array] | None
+    ) -> dict[str, Array]:
         watch = slot.watch
         if watch is None:
-            return slot.engine.run(inputs)
+            return slot.engine.run(inputs, into)
         watch.enter()
         try:
-            return slot.engine.run(inputs)
+            return slot.engine.run(inputs, into)
         except EngineError as error:
             failure = watch.failed(error)
             if isinstance(failure, EngineFault):

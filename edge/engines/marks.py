@@ -65,30 +65,34 @@ class Mark:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._map = mmap.mmap(self._file.fileno(), _SIZE)
+        self._head = memoryview(self._map)[: _HEAD.size].cast("q")  # the fields, one by one
         self.frames = 0
-        self._first_ns = 0
 
     def enter(self) -> None:
         """A call into the engine begins."""
-        self._map[0] = 1
+        self._head[0] = 1
 
     def leave(self) -> None:
         """The call has come back: one frame more."""
-        now_ns = time.monotonic_ns()
-        self._first_ns = self._first_ns or now_ns
+        head, now_ns = self._head, time.monotonic_ns()
+        if not self.frames:
+            head[2] = now_ns
         self.frames += 1
-        _HEAD.pack_into(self._map, 0, 0, self.frames, self._first_ns, now_ns)
+        head[3] = now_ns
+        head[1] = self.frames
+        head[0] = 0
 
     @property
     def frames_per_s(self) -> float:
         """The pace so far; 0 before the second frame."""
-        _, frames, first_ns, last_ns = _HEAD.unpack_from(self._map)
+        _, frames, first_ns, last_ns = self._head
         return _pace(frames, first_ns, last_ns)
 
     def remove(self) -> None:
         """An orderly end."""
         if not self._file.closed:
             self._path.unlink(missing_ok=True)
+            self._head.release()
             self._map.close()
             self._file.close()
 

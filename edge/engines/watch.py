@@ -47,7 +47,8 @@ class Watch:
         self._alarm = alarm
         self.max_latency_ms = max_latency_ms
         self._recent_ms: collections.deque[float] = collections.deque(maxlen=_RECENT)
-        self._last: tuple[bytes, bytes] = (b"", b"")
+        self._answer = b""
+        self._given = b""
         self._same = 0
 
     def enter(self) -> None:
@@ -101,12 +102,14 @@ class Watch:
     def _look_whether_it_moves(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
     ) -> None:
-        given, answer = _sample(inputs), _sample(outputs)
-        if answer != self._last[1]:
-            self._same = 0
-        elif given != self._last[0]:
-            self._same += 1
-        self._last = (given, answer)
+        answer = _sample(outputs)
+        if answer != self._answer:
+            self._answer, self._given, self._same = answer, b"", 0
+            return
+        # Only an answer that was given before raises the question of what it was given to.
+        given = _sample(inputs)
+        self._same += given != self._given != b""
+        self._given = given
         if self._same >= STILL_FRAMES:
             self._same = 0
             self.still += 1
@@ -129,6 +132,8 @@ class Watch:
 
 def _sample(tensors: Mapping[str, Array]) -> bytes:
     """Some values of each tensor: enough to see whether anything moves."""
-    return b"".join(
-        array.reshape(-1)[:: max(1, array.size // _SAMPLES)].tobytes() for array in tensors.values()
-    )
+    found = b""
+    for array in tensors.values():
+        step = array.size // _SAMPLES
+        found += array.reshape(-1)[::step].tobytes() if step > 1 else array.tobytes()
+    return found

@@ -324,7 +324,7 @@ class Fixed:
     def __init__(self, answer: Array) -> None:
         self.answer = answer
 
-    def run(self, inputs: object) -> dict[str, Array]:
+    def run(self, inputs: object, into: object = None) -> dict[str, Array]:
         return {"logits": self.answer}
 
 

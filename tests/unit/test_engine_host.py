@@ -148,7 +148,7 @@ def test_a_fast_stream_does_not_starve_a_slow_one(wrist_bundle: Path) -> None:
     engine = host._slots[0].engine
     run = engine.run
 
-    def recorded(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def recorded(inputs: Mapping[str, Array], into: object) -> dict[str, Array]:
         order.append(threading.current_thread().name)
         return run(inputs)
 

@@ -44,7 +44,9 @@ class Adder:
     def __init__(self, model: bytes, **given: Any) -> None:
         pass
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(
+        self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
         total = inputs["h"] + inputs["gain"] * inputs["window"].sum(axis=1)
         return {"logits": total, "hn": total.copy()}
 
