@@ -77,18 +77,21 @@ class Model:
         """The same model on the same engine, for another thread. It closes nothing."""
         lane = copy.copy(self)
         lane._shared = True
+        lane._host.widen()
         lane._make_ready()
         return lane
 
     @property
-    def slots(self) -> int:
-        """How many runs of the engine may be under way at once."""
-        return self._host.slots
+    def most_lanes(self) -> int:
+        """How many lanes keep the engine busy: one for each slot that there is room for, and one
+        more where preparing a frame and running the model are done by different hardware."""
+        return self._host.most_slots if self._host.on_cores else self._host.most_slots + 1
 
     @property
-    def on_cores(self) -> bool:
-        """Whether the engine runs on the cores, rather than on a device beside them."""
-        return self._host.on_cores
+    def shared(self) -> bool:
+        """Whether other streams run the engine too, and on the cores, so that a turn at it is worth
+        having for a whole frame."""
+        return self._host.on_cores and self._host.streams > 1
 
     @property
     def engine(self) -> str:

@@ -61,7 +61,7 @@ def choose(
             if isinstance(error, EngineFault | Quarantined):
                 faults.append(reasons[-1])
             continue
-        host.streams += 1
+        host.join()
         elsewhere = wanted.accelerator != request.accelerator != AUTO or (
             engine != request.engine != AUTO
         )

@@ -1,8 +1,8 @@
 """EngineHost: one engine for all pipelines that use the same (bundle, variant, accelerator).
 
-An engine has slots: so many runs may be under way at once, each in a twin of the engine, and
-threads × slots are never more than the cores. Invariant: a slot is only ever used by one stream at
-a time, and the streams take turns.
+An engine has slots: so many runs may be under way at once, each in a twin of the engine, as many as
+threads want it and threads × slots are not more than the cores. Invariant: a slot is only ever used
+by one stream at a time, and the streams take turns.
 """
 
 from __future__ import annotations
@@ -127,23 +127,48 @@ class EngineHost:
         request: EngineRequest,
         guard: Guard | None = None,
     ) -> None:
-        """The engine called `engine`, as `guard` lets it in; without one it is not proved.
-
-        Where it has no twins, there are fewer slots than asked for.
-        """
+        """The engine called `engine`, as `guard` lets it in; without one it is not proved."""
         request = fit(request)
         self.on_cores = request.on_cores
         """Whether a run keeps cores busy, rather than a device beside them."""
-        self._guard = guard
-        self._slots = [_first(bundle, variant, engine, request, guard)]
-        try:
-            while len(self._slots) < request.slots:
-                self._slots.append(_twin(self._slots[0], bundle, variant, guard))
-        except EngineError as error:
-            log.warning("%s: %d slots, not %d: %s", self.name, self.slots, request.slots, error)
-        self._turns = Turns(reversed(self._slots))
+        self.most_slots = request.slots
+        """How many slots there are room for."""
+        self._bundle, self._variant, self._guard = bundle, variant, guard
+        self._slots = [self._first(engine, request)]
+        self._turns = Turns(self._slots)
+        self._wanted = 0
         self.streams = 0
         """How many streams have asked for this host."""
+
+    def _first(self, engine: str, request: EngineRequest) -> Slot:
+        if self._guard is None:
+            return Slot(build(self._bundle, self._variant, engine, request), None)
+        return Slot(*self._guard.admit(self._bundle, self._variant, engine, request))
+
+    def _twin(self) -> Slot:
+        first = self._slots[0]
+        if self._guard is None or first.watch is None:
+            return Slot(first.engine.twin(), None)
+        return Slot(*self._guard.admit_twin(first.engine, first.watch, self._bundle, self._variant))
+
+    def join(self) -> None:
+        """One stream more."""
+        self.streams += 1
+        self.widen()
+
+    def widen(self) -> None:
+        """One thread more will run the model: one slot more, if there is room for it."""
+        self._wanted += 1
+        if not len(self._slots) < min(self._wanted, self.most_slots):
+            return
+        try:
+            twin = self._twin()
+        except EngineError as error:
+            self.most_slots = len(self._slots)
+            log.warning("%s: no more than %d slots: %s", self.name, self.most_slots, error)
+            return
+        self._slots.append(twin)
+        self._turns.give(twin)
 
     @property
     def name(self) -> str:
@@ -154,11 +179,6 @@ class EngineHost:
     def placement(self) -> Placement:
         """Where the nodes run, as the runtime tells."""
         return self._slots[0].engine.placement
-
-    @property
-    def slots(self) -> int:
-        """How many runs may be under way at once."""
-        return len(self._slots)
 
     @property
     def telemetry(self) -> EngineTelemetry:
@@ -276,8 +296,8 @@ class Hosts:
     def __init__(self, guard: Guard | None = None, *, workers: int = 1) -> None:
         """Without a guard engines are neither proved nor watched: for who does that by himself.
 
-        `workers` is how many threads will run engines at once: who does not ask for a number of
-        threads or slots gets his share of the cores.
+        `workers` is how many threads will run engines at once: an engine for which no number of
+        threads is asked for gets a share of the cores.
         """
         self.guard = guard
         self._workers = workers
@@ -330,36 +350,24 @@ def fit(request: EngineRequest, *, workers: int = 1) -> EngineRequest:
     """The request with numbers where it leaves threads and slots open, and never more of them
     together than there are cores.
 
-    Threads are asked for, or a slot's part of the cores, at most 4. Slots are asked for, or, where
-    it is cores that run the model, one for each of so many `workers`.
+    Threads are those asked for, or a share of the cores when so many `workers` run engines at once,
+    at most 4. A device beside the cores has one slot unless more are asked for.
     """
     found = cores()
-    threads, slots = request.settings.threads, request.slots
-    slots = min(slots or (workers if request.on_cores else 1), found)
+    threads = request.settings.threads
     if threads > found:
-        log.info("%d threads asked for: there are %d cores", threads, found)
-    threads = min(threads or _MOST_THREADS, found if threads else max(1, found // slots))
+        log.info("%d threads were asked for: there are %d cores", threads, found)
+    threads = min(threads, found) or min(_MOST_THREADS, max(1, found // workers))
+    slots = request.slots or (found if request.on_cores else 1)
     settings = msgspec.structs.replace(request.settings, threads=threads)
-    return dataclasses.replace(request, settings=settings, slots=min(slots, found // threads))
+    return dataclasses.replace(
+        request, settings=settings, slots=max(1, min(slots, found // threads))
+    )
 
 
 def default_threads() -> int:
     """The cores that this process may use, at most 4."""
     return min(_MOST_THREADS, cores())
-
-
-def _first(
-    bundle: Bundle, variant: Variant, engine: str, request: EngineRequest, guard: Guard | None
-) -> Slot:
-    if guard is None:
-        return Slot(build(bundle, variant, engine, request), None)
-    return Slot(*guard.admit(bundle, variant, engine, request))
-
-
-def _twin(first: Slot, bundle: Bundle, variant: Variant, guard: Guard | None) -> Slot:
-    if guard is None or first.watch is None:
-        return Slot(first.engine.twin(), None)
-    return Slot(*guard.admit_twin(first.engine, first.watch, bundle, variant))
 
 
 def _latency(recent_ms: Iterable[collections.deque[float]]) -> Latency | None:
