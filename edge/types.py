@@ -237,16 +237,16 @@ class Oriented(Detections):
 class Classification:
     """One class for the whole frame: scores float32 [C].
 
-    They sum to 1 after a softmax; a multi-label model's scores stand each for itself.
+    They sum to 1 after a softmax; a multi-label model's scores stand each for itself. `index` is
+    that of the highest one.
     """
 
     scores: Array
     labels: tuple[str, ...]
+    index: int = field(init=False)
 
-    @property
-    def index(self) -> int:
-        """Index of the highest score."""
-        return int(self.scores.argmax())
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "index", int(self.scores.argmax()))  # asked for by every rule
 
     @property
     def label(self) -> str:
