@@ -105,14 +105,16 @@ class Turns(Generic[T]):
 class Slot:
     """One run at a time: an engine, who watches it, and what was counted here."""
 
-    __slots__ = ("engine", "infer_ms", "runs", "wait_ms", "watch")
+    __slots__ = ("engine", "recent_ns", "runs", "waited_ns", "watch")
 
     def __init__(self, engine: seams.Engine, watch: Watch | None) -> None:
         self.engine = engine
         self.watch = watch
+        self.waited_ns = 0
+        """How long the one who has it had waited for it."""
         self.runs = 0
-        self.infer_ms: collections.deque[float] = collections.deque(maxlen=_RECENT)
-        self.wait_ms: collections.deque[float] = collections.deque(maxlen=_RECENT)
+        self.recent_ns: collections.deque[tuple[int, int]] = collections.deque(maxlen=_RECENT)
+        """How long was waited for each run, and how long it took."""
 
 
 class EngineHost:
@@ -185,12 +187,13 @@ class EngineHost:
         """Counters and latencies so far."""
         slots = self._slots
         watches = [slot.watch for slot in slots if slot.watch]
+        recent_ns = [taken for slot in slots for taken in slot.recent_ns.copy()]
         return EngineTelemetry(
             streams=self.streams,
             slots=len(slots),
             runs=sum(slot.runs for slot in slots),
-            infer_ms=_latency(slot.infer_ms for slot in slots),
-            wait_ms=_latency(slot.wait_ms for slot in slots),
+            infer_ms=_latency([took_ns for _, took_ns in recent_ns]),
+            wait_ms=_latency([waited_ns for waited_ns, _ in recent_ns]),
             not_finite=sum(watch.not_finite for watch in watches),
             still=sum(watch.still for watch in watches),
             over_time=sum(watch.over_time for watch in watches),
@@ -203,10 +206,10 @@ class EngineHost:
 
     def take(self, stop: threading.Event | None = None) -> Slot | None:
         """Wait for one's turn, and have a slot until it is given back; None at `stop`."""
-        asked = time.perf_counter()
+        asked_ns = time.monotonic_ns()
         slot = self._turns.take(stop=stop)
         if slot is not None:
-            slot.wait_ms.append((time.perf_counter() - asked) * 1e3)
+            slot.waited_ns = time.monotonic_ns() - asked_ns
         return slot
 
     def give(self, slot: Slot) -> None:
@@ -216,7 +219,7 @@ class EngineHost:
     def infer(
         self,
         inputs: Mapping[str, Array],
-        into: Mapping[str, Array] | None = None,
+        into: dict[str, Array] | None = None,
         *,
         slot: Slot | None = None,
     ) -> dict[str, Array]:
@@ -226,50 +229,46 @@ class EngineHost:
         FrameError for an answer that is not finite; EngineFault when the engine has gone bad.
         """
         if slot is not None:
-            return self._infer(slot, inputs, into)
+            return self._run(slot, inputs, into)
         slot = self.take()
         assert slot is not None
         try:
-            return self._infer(slot, inputs, into)
+            return self._run(slot, inputs, into)
         finally:
             self._turns.give(slot)
 
-    def _infer(
-        self, slot: Slot, inputs: Mapping[str, Array], into: Mapping[str, Array] | None
+    def _run(
+        self, slot: Slot, inputs: Mapping[str, Array], into: dict[str, Array] | None
     ) -> dict[str, Array]:
-        began = time.perf_counter()
-        outputs = self._run(slot, inputs, into)
-        took_ms = (time.perf_counter() - began) * 1e3
+        watch = slot.watch
+        began_ns = time.monotonic_ns() if watch is None else watch.enter()
+        try:
+            outputs = slot.engine.run(inputs, into)
+        except EngineError as error:
+            self._failed(watch, error)
+            raise
+        finally:
+            ended_ns = time.monotonic_ns() if watch is None else watch.leave()
+        took_ns = ended_ns - began_ns
         slot.runs += 1
-        slot.infer_ms.append(took_ms)
-        if slot.watch is not None:
+        slot.recent_ns.append((slot.waited_ns, took_ns))
+        if watch is not None:
             try:
-                slot.watch.look(inputs, outputs, took_ms)
+                watch.look(inputs, outputs, took_ns / 1e6)
             except EngineFault as fault:
-                self._gone_bad(slot.watch, fault)
+                self._gone_bad(watch, fault)
                 raise
         return outputs
 
-    def _run(
-        self, slot: Slot, inputs: Mapping[str, Array], into: Mapping[str, Array] | None
-    ) -> dict[str, Array]:
-        watch = slot.watch
-        if watch is None:
-            return slot.engine.run(inputs, into)
-        watch.enter()
-        try:
-            return slot.engine.run(inputs, into)
-        except EngineError as error:
-            failure = watch.failed(error)
-            if isinstance(failure, EngineFault):
-                self._gone_bad(watch, failure)
-                raise failure from error
-            raise
-        finally:
-            watch.leave()
+    def _failed(self, watch: Watch | None, error: EngineError) -> None:
+        """An error in the middle of work; EngineFault where the engine is to blame."""
+        failure = error if watch is None else watch.failed(error)
+        if isinstance(failure, EngineFault):
+            self._gone_bad(watch, failure)
+            raise failure from error
 
-    def _gone_bad(self, watch: Watch, fault: EngineFault) -> None:
-        if self._guard is not None:
+    def _gone_bad(self, watch: Watch | None, fault: EngineFault) -> None:
+        if self._guard is not None and watch is not None:
             self._guard.bad(watch, fault)
 
     def close(self) -> None:
@@ -370,9 +369,8 @@ def default_threads() -> int:
     return min(_MOST_THREADS, cores())
 
 
-def _latency(recent_ms: Iterable[collections.deque[float]]) -> Latency | None:
-    values = [value for slot in recent_ms for value in slot.copy()]
-    if not values:
+def _latency(took_ns: list[int]) -> Latency | None:
+    if not took_ns:
         return None
-    p50, p95, p99 = np.percentile(values, (50, 95, 99)).round(3).tolist()
+    p50, p95, p99 = (np.percentile(took_ns, (50, 95, 99)) / 1e6).round(3).tolist()
     return Latency(p50=p50, p95=p95, p99=p99)

@@ -88,7 +88,7 @@ class TfliteEngine:
         )
 
     def run(
-        self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
     ) -> dict[str, Array]:
         """See seams.Engine."""
         interpreter = self._interpreter
@@ -106,12 +106,15 @@ class TfliteEngine:
             interpreter.invoke()
             outputs = {}
             for name, detail in self._outputs.items():
-                if into and name in into:
-                    # The interpreter does not run while somebody holds a view of a tensor.
-                    outputs[name] = into[name]
-                    outputs[name][...] = interpreter.tensor(detail["index"])()
-                else:
-                    outputs[name] = interpreter.get_tensor(detail["index"])
+                array = into.get(name) if into else None
+                # The interpreter does not run while somebody holds a view of a tensor.
+                given = interpreter.tensor(detail["index"])()
+                if array is not None and array.shape == given.shape:
+                    array[...] = given
+                    outputs[name] = array
+                else:  # also where its shape is not what the graph said
+                    outputs[name] = given.copy()
+                del given
             return outputs
         except (ValueError, RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
