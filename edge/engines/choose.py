@@ -78,9 +78,7 @@ def choose(
                 faults.append(reasons[-1])
             continue
         host.streams += 1
-        elsewhere = wanted.accelerator != request.accelerator != AUTO or (
-            engine != request.engine != AUTO
-        )
+        elsewhere = _is_elsewhere((candidate, engine, wanted), request)
         if elsewhere and not reasons:
             reasons.append(f"no engine runs {candidate.format} on {request.accelerator}")
         chosen = Chosen(candidate, host, "; ".join(reasons if elsewhere else faults))
@@ -137,21 +135,23 @@ def _measured(
             (variant, engine, fit(wanted, workers=hosts.workers))
             for variant, engine, wanted in ways
         ]
-        record = _look(bundle, fitted, guard) if guard.writes else None
+        record = _look(bundle, fitted, request, guard) if guard.writes else None
     return _in_order(ways, record.ranking, request) if record else ways
 
 
-def _look(bundle: Bundle, ways: list[Candidate], guard: Guard) -> tuning.Record | None:
+def _look(
+    bundle: Bundle, ways: list[Candidate], request: EngineRequest, guard: Guard
+) -> tuning.Record | None:
     """Look at the first accelerator on which something runs, and keep what was seen."""
-    groups: dict[str, list[Candidate]] = {}
+    groups: dict[tuple[bool, str], list[Candidate]] = {}
     for way in ways:
-        groups.setdefault(way[2].accelerator, []).append(way)
+        groups.setdefault((_is_elsewhere(way, request), way[2].accelerator), []).append(way)
     for group in groups.values():
         if len(group) < 2:
             return None
 
         def accept(engine: seams.Engine, group: list[Candidate] = group) -> None:
-            if group[0][2].policy == "require":
+            if request.policy == "require":
                 _require_placement(engine, group[0][2].accelerator)
 
         rows = look(bundle, group, guard, accept=accept)
@@ -182,15 +182,14 @@ def _in_order(
     *,
     settings: bool = False,
 ) -> list[Candidate]:
-    """The candidates in the order of `rows`, those that it does not have last; an accelerator that
-    was asked for stays before the others. With `settings` each is set up as its row says."""
+    """The candidates in the order of `rows`, those that it does not have last; what was asked for
+    stays before what it falls back to. With `settings` each is set up as its row says."""
     best: dict[Any, tuple[int, tuning.Figures]] = {}
     for rank, row in enumerate(rows):
         best.setdefault(_key_of(row), (rank, row))
 
     def place(way: Candidate) -> tuple[bool, int]:
-        elsewhere = way[2].accelerator != request.accelerator != AUTO
-        return elsewhere, best[_key(way)][0] if _key(way) in best else len(rows)
+        return _is_elsewhere(way, request), best[_key(way)][0] if _key(way) in best else len(rows)
 
     ordered = []
     for variant, engine, wanted in sorted(ways, key=place):
@@ -199,6 +198,12 @@ def _in_order(
             wanted = dataclasses.replace(wanted, settings=found[1].settings, slots=found[1].slots)
         ordered.append((variant, engine, wanted))
     return ordered
+
+
+def _is_elsewhere(way: Candidate, request: EngineRequest) -> bool:
+    """Whether it is not what was asked for."""
+    _, engine, wanted = way
+    return wanted.accelerator != request.accelerator != AUTO or engine != request.engine != AUTO
 
 
 def _key(way: Candidate) -> tuple[str, str, str, str]:

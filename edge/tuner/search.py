@@ -21,7 +21,7 @@ from edge.errors import EngineError
 
 DRIFT = 0.15
 """How far the yardstick may move within a lap, or from lap to lap."""
-TIE = 0.02
+TIE = 0.01
 """Within this share of the best the earlier candidate is taken: the plainer one."""
 HOPELESS = 3.0
 """So many times slower than the best after one lap is out at once."""
@@ -138,13 +138,15 @@ class Search(Generic[C]):
             turns, first, second = self._turn_all()
             level = (first + second) / 2
             usual = statistics.median(self._levels) if self._levels else level
-            steady = _apart(first, second) <= DRIFT and _apart(level, usual) <= DRIFT
+            shift = max(_apart(first, second), _apart(level, usual))
+            steady = shift <= DRIFT
+            if not steady:
+                self._shifts.append(shift)
             if steady or attempt == _REPEATS - 1 or self.spent_s > self.budget_s:
                 break
             self.repeated += 1
         if not steady:
             self._unsteady += 1
-            self._shifts.append(max(_apart(first, second), _apart(level, usual)))
         self._levels.append(level)
         for candidate, cost in turns.items():
             self._turns[candidate].append((cost, level))
@@ -213,12 +215,13 @@ class Search(Generic[C]):
         return Found(ranking, self.refused, self._noise(), enough, interrupted, self.laps)
 
     def _noise(self) -> str:
-        """Why not to trust it too far: more than a quarter of the laps was unsteady."""
-        if self._unsteady * 4 <= self.laps:
+        """Why not to trust it too far: more than a quarter of the laps was unsteady in the end, or
+        more than half at first."""
+        if self._unsteady * 4 <= self.laps and self.repeated * 2 <= self.laps:
             return ""
         return (
-            f"the machine changed its speed by up to {max(self._shifts):.0%} in {self._unsteady} of"
-            f" {self.laps} laps, though they were repeated"
+            f"the machine changed its speed by up to {max(self._shifts):.0%}: of {self.laps} laps"
+            f" {self.repeated} were repeated, and {self._unsteady} are unsteady all the same"
         )
 
 

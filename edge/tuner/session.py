@@ -257,6 +257,11 @@ class _Session:
 
     def _figures(self, candidate: Candidate) -> Figures:
         blocks = self.bench.blocks[candidate]
+        per_frame_ms = statistics.median(
+            # Of one slot the pauses between its runs are the measuring's own.
+            block.ms_per_frame if candidate.slots > 1 else statistics.median(block.took_ms)
+            for block in blocks
+        )
         joules = [block.joules * 1e3 / block.frames for block in blocks if block.joules is not None]
         return Figures(
             variant=candidate.variant,
@@ -266,7 +271,7 @@ class _Session:
             settings=candidate.settings,
             slots=candidate.slots,
             latency_ms=spread([value for block in blocks for value in block.took_ms]),
-            frames_per_s=round(1e3 / statistics.median(block.ms_per_frame for block in blocks), 2),
+            frames_per_s=round(1e3 / per_frame_ms, 2),
             accuracy_drop=self._drops[candidate.variant],
             rss_mb=self._memory.get(same_memory(candidate)),
             energy_mj=round(statistics.median(joules), 4) if joules else None,
