@@ -29,6 +29,7 @@ COMMANDS = {
     "inspect": "edge.cli.inspect",
     "run": "edge.cli.run",
     "status": "edge.cli.status",
+    "tune": "edge.cli.tune",
 }
 
 

@@ -58,11 +58,7 @@ def prove(engine: Engine, bundle: Bundle, variant: Variant, *, max_latency_ms: f
 
     A variant without cases of its own is run on zeros, and only has to be finite.
     """
-    cases = [
-        case
-        for case in bundle.manifest.golden
-        if (case.kind, case.variant) == ("variant", variant.name)
-    ]
+    cases = _cases(bundle, variant, "variant")
     worst, inputs = 0.0, _inputs(variant, None)
     for case in cases:
         inputs = _inputs(variant, read_array(bundle, case.input))
@@ -80,6 +76,25 @@ def prove(engine: Engine, bundle: Bundle, variant: Variant, *, max_latency_ms: f
             "slow", f"one inference takes {latency_ms:.1f} ms where {max_latency_ms:g} are allowed"
         )
     return Proof(cases=len(cases), error=worst, latency_ms=round(latency_ms, 3))
+
+
+def hold_to_original(engine: Engine, bundle: Bundle, variant: Variant) -> None:
+    """Run the golden cases with the original's outputs: what is wrong by them is the variant
+    itself, whichever engine runs it. EngineFault: not_finite or wrong."""
+    for case in _cases(bundle, variant, "reference"):
+        _hold(engine.run(_inputs(variant, read_array(bundle, case.input))), bundle, case)
+
+
+def golden_inputs(bundle: Bundle, variant: Variant) -> dict[str, Array]:
+    """An input on which a variant can be tried: of its golden case, or zeros."""
+    cases = _cases(bundle, variant, "variant")
+    return _inputs(variant, read_array(bundle, cases[0].input) if cases else None)
+
+
+def _cases(bundle: Bundle, variant: Variant, kind: str) -> list[GoldenCase]:
+    return [
+        case for case in bundle.manifest.golden if (case.kind, case.variant) == (kind, variant.name)
+    ]
 
 
 def read_array(bundle: Bundle, path: str) -> Array:

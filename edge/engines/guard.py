@@ -55,10 +55,11 @@ class Guard:
         self, folder: Path, *, trial_s: float = 60.0, hang_s: float = 30.0, marks: bool = True
     ) -> None:
         self.quarantine = Quarantine(folder)
-        self._folder = folder
-        self._trial_s = trial_s
+        self.folder = folder
+        self.trial_s = trial_s
         self._hang_s = hang_s
-        self._marks = marks
+        self.writes = marks
+        """Whether it may leave things in its folder."""
         self._watches: list[Watch] = []
         self._inside_s: dict[int, tuple[int, float]] = {}
         self._alarms: collections.deque[AlarmData] = collections.deque()
@@ -84,7 +85,7 @@ class Guard:
                 self._try_first(bundle, variant, name, request)
             mark = self._mark(suspect)
             try:
-                with self._inside(mark):
+                with self.inside(mark):
                     engine = build(bundle, variant, name, request)
                     try:
                         prove(engine, bundle, variant, max_latency_ms=request.max_latency_ms)
@@ -113,7 +114,7 @@ class Guard:
         suspect = watch.suspect
         mark = self._mark(suspect)
         try:
-            with self._inside(mark):
+            with self.inside(mark):
                 twin = engine.twin()
                 try:
                     if suspect.risky:
@@ -193,7 +194,7 @@ class Guard:
                         settings=request.settings,
                         max_latency_ms=request.max_latency_ms,
                     ),
-                    deadline_s=self._trial_s,
+                    deadline_s=self.trial_s,
                 )
         except BundleError as error:
             raise EngineError(f"cannot be tried in a process of its own: {error}") from error
@@ -204,17 +205,18 @@ class Guard:
 
     def _mark(self, suspect: Suspect) -> marks.Mark | None:
         """A full disk stops no engine: a crash will then not be known for what it was."""
-        if not self._marks:
+        if not self.writes:
             return None
         try:
-            return marks.Mark(self._folder, suspect)
+            return marks.Mark(self.folder, suspect)
         except OSError as error:
-            log.warning("%s: no mark for %s: %s", self._folder, suspect.name, error)
+            log.warning("%s: no mark for %s: %s", self.folder, suspect.name, error)
             return None
 
     @contextmanager
-    def _inside(self, mark: marks.Mark | None) -> Iterator[None]:
-        """While an engine is built and proved in this process, nobody else watches the time."""
+    def inside(self, mark: marks.Mark | None) -> Iterator[None]:
+        """While an engine is built, proved or tried in this process, nobody else watches the
+        time."""
         if mark:
             mark.enter()
         _end_later(2 * self._hang_s)
@@ -295,8 +297,8 @@ class Guard:
 
     def _blame(self) -> None:
         """Read what the last process left, and accuse those that it died of."""
-        left = marks.take(self._folder)
-        trace = _take_crash(self._folder)
+        left = marks.take(self.folder)
+        trace = _take_crash(self.folder)
         for mark in left:
             kind, detail = _verdict(mark, trace)
             if kind is None:

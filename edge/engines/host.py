@@ -299,7 +299,7 @@ class Hosts:
         threads is asked for gets a share of the cores.
         """
         self.guard = guard
-        self._workers = workers
+        self.workers = workers
         self._hosts: dict[Any, EngineHost] = {}
         self._refused: dict[Any, EngineError] = {}
 
@@ -307,7 +307,7 @@ class Hosts:
         self, bundle: Bundle, variant: Variant, *, engine: str, request: EngineRequest
     ) -> EngineHost:
         """The host for this variant on this engine, started if there is none yet."""
-        request = fit(request, workers=self._workers)
+        request = fit(request, workers=self.workers)
         key = (
             bundle.identity,
             variant.name,
