@@ -130,13 +130,13 @@ class EngineHost:
         guard: Guard | None = None,
     ) -> None:
         """The engine called `engine`, as `guard` lets it in; without one it is not proved."""
-        request = fit(request)
+        self.request = fit(request)
         self.on_cores = request.on_cores
         """Whether a run keeps cores busy, rather than a device beside them."""
-        self.most_slots = request.slots
+        self.most_slots = self.request.slots
         """How many slots there are room for."""
         self._bundle, self._variant, self._guard = bundle, variant, guard
-        self._slots = [self._first(engine, request)]
+        self._slots = [self._first(engine, self.request)]
         self._turns = Turns(self._slots)
         self._wanted = 0
         self.streams = 0
