@@ -31,6 +31,7 @@ COMMANDS = {
     "inspect": "edge.cli.inspect",
     "run": "edge.cli.run",
     "status": "edge.cli.status",
+    "tune": "edge.cli.tune",
 }
 
 

@@ -63,10 +63,10 @@ def choose(
             raise BundleError(f"{bundle.path}: {error.args[0]}") from error
     reasons: list[str] = []
     faults: list[str] = []
-    candidates = list(_candidates(variants, request))
+    ways = list(candidates(variants, request))
     if hosts.guard is not None:
-        candidates = _measured(bundle, candidates, request, hosts, hosts.guard)
-    for candidate, engine, wanted in candidates:
+        ways = _measured(bundle, ways, request, hosts, hosts.guard)
+    for candidate, engine, wanted in ways:
         label = f"{candidate.name} on {engine}:{wanted.accelerator}"
         try:
             host = hosts.get(bundle, candidate, engine=engine, request=wanted)
@@ -77,10 +77,8 @@ def choose(
             if isinstance(error, EngineFault | Quarantined):
                 faults.append(reasons[-1])
             continue
-        host.streams += 1
-        elsewhere = wanted.accelerator != request.accelerator != AUTO or (
-            engine != request.engine != AUTO
-        )
+        host.join()
+        elsewhere = _is_elsewhere((candidate, engine, wanted), request)
         if elsewhere and not reasons:
             reasons.append(f"no engine runs {candidate.format} on {request.accelerator}")
         chosen = Chosen(candidate, host, "; ".join(reasons if elsewhere else faults))
@@ -112,7 +110,7 @@ def _tell(chosen: Chosen, wanted: EngineRequest, guard: Guard | None) -> None:
 
 
 def _measured(
-    bundle: Bundle, candidates: list[Candidate], request: EngineRequest, hosts: Hosts, guard: Guard
+    bundle: Bundle, ways: list[Candidate], request: EngineRequest, hosts: Hosts, guard: Guard
 ) -> list[Candidate]:
     """The candidates as a record orders them and sets them up, or else a look."""
     name = bundle.manifest.name
@@ -122,36 +120,38 @@ def _measured(
                     name, reason)  # fmt: skip
     if record is not None:
         rows = tuning.usable(record, threads=request.settings.threads)
-        if any(_key(candidate) in {_key_of(row) for row in rows} for candidate in candidates):
+        if any(_key(way) in {_key_of(row) for row in rows} for way in ways):
             log.info("%s: as the tuning record of %s has it", name, record.wall)
-            return _in_order(candidates, rows, request, settings=True)
+            return _in_order(ways, rows, request, settings=not request.settings.threads)
         log.info("%s: its tuning record says nothing of what is asked for", name)
-    if len({variant.name for variant, _, _ in candidates}) < 2:
-        return candidates
+    if len({variant.name for variant, _, _ in ways}) < 2:
+        return ways
     record, reason = tuning.read(guard.folder, bundle.identity, look=True)
     if reason:
         log.info("%s: the last look does not count any more: %s", name, reason)
     known = {_key_of(row) for row in record.ranking} if record else set()
-    if not any(_key(candidate) in known for candidate in candidates):
+    if not any(_key(way) in known for way in ways):
         fitted = [
             (variant, engine, fit(wanted, workers=hosts.workers))
-            for variant, engine, wanted in candidates
+            for variant, engine, wanted in ways
         ]
-        record = _look(bundle, fitted, guard) if guard.writes else None
-    return _in_order(candidates, record.ranking, request) if record else candidates
+        record = _look(bundle, fitted, request, guard) if guard.writes else None
+    return _in_order(ways, record.ranking, request) if record else ways
 
 
-def _look(bundle: Bundle, candidates: list[Candidate], guard: Guard) -> tuning.Record | None:
+def _look(
+    bundle: Bundle, ways: list[Candidate], request: EngineRequest, guard: Guard
+) -> tuning.Record | None:
     """Look at the first accelerator on which something runs, and keep what was seen."""
-    groups: dict[str, list[Candidate]] = {}
-    for candidate in candidates:
-        groups.setdefault(candidate[2].accelerator, []).append(candidate)
+    groups: dict[tuple[bool, str], list[Candidate]] = {}
+    for way in ways:
+        groups.setdefault((_is_elsewhere(way, request), way[2].accelerator), []).append(way)
     for group in groups.values():
         if len(group) < 2:
             return None
 
         def accept(engine: seams.Engine, group: list[Candidate] = group) -> None:
-            if group[0][2].policy == "require":
+            if request.policy == "require":
                 _require_placement(engine, group[0][2].accelerator)
 
         rows = look(bundle, group, guard, accept=accept)
@@ -176,33 +176,40 @@ def _look(bundle: Bundle, candidates: list[Candidate], guard: Guard) -> tuning.R
 
 
 def _in_order(
-    candidates: list[Candidate],
+    ways: list[Candidate],
     rows: Sequence[tuning.Figures],
     request: EngineRequest,
     *,
     settings: bool = False,
 ) -> list[Candidate]:
-    """The candidates in the order of `rows`, those that it does not have last; an accelerator that
-    was asked for stays before the others. With `settings` each is set up as its row says."""
+    """The candidates in the order of `rows`, those that it does not have last; what was asked for
+    stays before what it falls back to. With `settings` each is set up as its row says."""
     best: dict[Any, tuple[int, tuning.Figures]] = {}
     for rank, row in enumerate(rows):
         best.setdefault(_key_of(row), (rank, row))
 
-    def place(candidate: Candidate) -> tuple[bool, int]:
-        elsewhere = candidate[2].accelerator != request.accelerator != AUTO
-        return elsewhere, best[_key(candidate)][0] if _key(candidate) in best else len(rows)
+    def place(way: Candidate) -> tuple[bool, int]:
+        return _is_elsewhere(way, request), best[_key(way)][0] if _key(way) in best else len(rows)
 
     ordered = []
-    for variant, engine, wanted in sorted(candidates, key=place):
+    for variant, engine, wanted in sorted(ways, key=place):
         found = best.get(_key((variant, engine, wanted)))
         if settings and found is not None:
-            wanted = dataclasses.replace(wanted, settings=found[1].settings, slots=found[1].slots)
+            # Tuned for one stream says nothing of what others may have at the same time.
+            slots = found[1].slots if found[1].slots > 1 else 0
+            wanted = dataclasses.replace(wanted, settings=found[1].settings, slots=slots)
         ordered.append((variant, engine, wanted))
     return ordered
 
 
-def _key(candidate: Candidate) -> tuple[str, str, str, str]:
-    variant, engine, wanted = candidate
+def _is_elsewhere(way: Candidate, request: EngineRequest) -> bool:
+    """Whether it is not what was asked for."""
+    _, engine, wanted = way
+    return wanted.accelerator != request.accelerator != AUTO or engine != request.engine != AUTO
+
+
+def _key(way: Candidate) -> tuple[str, str, str, str]:
+    variant, engine, wanted = way
     return variant.name, engine, wanted.accelerator, accelerators.canonical(wanted.options)
 
 
@@ -210,9 +217,7 @@ def _key_of(row: tuning.Figures) -> tuple[str, str, str, str]:
     return row.variant, row.engine, row.accelerator, row.options
 
 
-def _candidates(
-    variants: tuple[Variant, ...], request: EngineRequest
-) -> Iterator[tuple[Variant, str, EngineRequest]]:
+def candidates(variants: tuple[Variant, ...], request: EngineRequest) -> Iterator[Candidate]:
     """Variants with an engine and an accelerator, the preferred ones first."""
     found = False
     known = request.accelerator in (AUTO, *accelerators.TABLE)

@@ -57,7 +57,7 @@ class Guard:
     ) -> None:
         self.quarantine = Quarantine(folder)
         self.folder = folder
-        self._trial_s = trial_s
+        self.trial_s = trial_s
         self._hang_s = hang_s
         self.writes = marks
         """Whether it may leave things in its folder."""
@@ -210,7 +210,7 @@ class Guard:
                         settings=request.settings,
                         max_latency_ms=request.max_latency_ms,
                     ),
-                    deadline_s=self._trial_s,
+                    deadline_s=self.trial_s,
                 )
         except BundleError as error:
             raise EngineError(f"cannot be tried in a process of its own: {error}") from error
