@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from edge import board, supervisor
 from edge import config as configuration
-from edge import supervisor
 from edge.bundle import Bundle
 from edge.cli import logs, model_options
 from edge.config import Config
@@ -76,6 +76,7 @@ def command(
     agent = Agent(loaded, bundles=bundles)
     gc.freeze()  # what stands now stands for good, and need not be looked through again and again
     gc.enable()
+    board.give_back_memory()
     agent.run(stop)
 
 

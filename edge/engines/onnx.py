@@ -276,7 +276,7 @@ def _session_options(onnxruntime: Any, settings: Settings) -> Any:
     if settings.layout == "plain":
         # The level above is the blocked layout (NCHWc) alone.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    # Spinning threads halve the throughput when a core is busy elsewhere (bench/frame.py).
+    # Spinning threads halve the throughput when a core is busy elsewhere (bench/throughput.py).
     spinning = "1" if settings.spinning else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
