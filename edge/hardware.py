@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import functools
 import platform
-import re
 from pathlib import Path
 
 import msgspec
 
 from edge.cores import cores
 
-_FEATURES = re.compile(
-    r"sse4_1|avx|avx2|fma|f16c|avx_vnni|avx512(f|bw|vl|_vnni|_bf16|_fp16)|amx_\w+"
-    r"|neon|asimd|asimdhp|asimddp|fphp|i8mm|bf16|sve|sve2|sme"
-)
+_FEATURES = {
+    *("sse4_1", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl"),
+    *("avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("neon", "asimd", "asimdhp", "asimddp", "fphp", "i8mm", "bf16", "sve", "sve2", "sme"),
+}
+"""Beside everything of AMX."""
 _DEVICES = (
     "accel*", "apex_*", "davinci*", "dri/render*", "fastrpc-*", "hailo*", "kfd", "mali*",
     "nvidia[0-9]*", "nvhost-*gpu", "rknpu*", "accel/accel*",
@@ -59,9 +60,13 @@ def read(root: Path, *, count: int, architecture: str = "") -> Hardware:
         architecture=architecture or platform.machine(),
         cpu=_cpu(values, _text(root / "proc/device-tree/model").strip("\0\n ")),
         cores=count,
-        features=tuple(sorted(flag for flag in flags if _FEATURES.fullmatch(flag))),
+        features=tuple(sorted(flag for flag in flags if _matters(flag))),
         devices=tuple(sorted(devices)),
     )
+
+
+def _matters(flag: str) -> bool:
+    return flag in _FEATURES or flag.startswith("amx_")
 
 
 def _cpu(values: dict[str, list[str]], board: str) -> str:
