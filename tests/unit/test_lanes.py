@@ -195,7 +195,18 @@ def test_a_pipeline_on_a_device_has_a_lane_more_than_the_device_has_slots() -> N
 
 
 class Live(Script):
+    """A live source that gives its first frame, and the others when it is told to."""
+
     live = True
+
+    def __init__(self, *steps: Any) -> None:
+        super().__init__(*steps, forever=True)
+        self.go_on = threading.Event()
+
+    def read(self, timeout_s: float) -> Frame | None:
+        if self._number and not self.go_on.wait(0.01):
+            return None
+        return super().read(timeout_s)
 
 
 def shared(hosts: Hosts, *steps: Any, **options: Any) -> Pipeline:
@@ -207,7 +218,7 @@ def shared(hosts: Hosts, *steps: Any, **options: Any) -> Pipeline:
         clock=Clock(),
         bundle=Bundle.open(options.get("bundle") or BUNDLE),
     )
-    pipeline.source = Live(*steps, forever=True)
+    pipeline.source = Live(*steps)
     return pipeline
 
 
@@ -216,7 +227,8 @@ def test_a_stream_that_waits_for_its_turn_then_takes_the_newest_frame() -> None:
     first, second = shared(hosts, threads=1), shared(hosts, *windows(6), threads=1)
     host = first.model._host
     assert host is second.model._host and host.streams == 2
-    held = [host.take() for _ in host._slots]
+    held, source = [host.take() for _ in host._slots], second.source
+    assert isinstance(source, Live)
     found: list[int] = []
 
     def run(stop: threading.Event) -> None:
@@ -224,6 +236,8 @@ def test_a_stream_that_waits_for_its_turn_then_takes_the_newest_frame() -> None:
         found.extend(step.frame.number for step in second)
 
     with Running(run):
+        wait_until(lambda: len(host._turns._waiting) == 1)
+        source.go_on.set()
         wait_until(lambda: second.telemetry.drops == 5)
         for slot in held:
             assert slot is not None
@@ -273,6 +287,8 @@ def test_a_gate_that_skips_a_frame_gives_the_turn_back() -> None:
     options |= {"source": IMAGES, "lanes": 1}
     first, second = shared(hosts, **options), shared(hosts, *[picture] * 9, **options)
     host = first.model._host
+    assert isinstance(second.source, Live)
+    second.source.go_on.set()
     with Running(lambda stop: second.run(lambda event: True, stop)):
         wait_until(lambda: second.telemetry.idle == 8)
         wait_until(lambda: len(host._turns._free) == len(host._slots))
