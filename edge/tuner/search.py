@@ -23,8 +23,8 @@ DRIFT = 0.15
 """How far the yardstick may move within a lap, or from lap to lap."""
 TIE = 0.01
 """Within this share of the best the earlier candidate is taken: the plainer one."""
-HOPELESS = 3.0
-"""So many times slower than the best after one lap is out at once."""
+HOPELESS = (10.0, 3.0)
+"""So many times slower than the best after one lap, and after two, is out at once."""
 _LAPS = 3
 _FINAL = 3
 _FINAL_LAPS = 12
@@ -123,8 +123,8 @@ class Search(Generic[C]):
                 if self._over:
                     return
                 self._lap()
-                if self.laps == 1:
-                    self._drop_hopeless()
+                if self.laps <= len(HOPELESS):
+                    self._drop_hopeless(HOPELESS[self.laps - 1])
             if last or not self._halve():
                 return
 
@@ -168,10 +168,11 @@ class Search(Generic[C]):
                 self._turns[candidate].clear()
         return turns, first, self._yardstick()
 
-    def _drop_hopeless(self) -> None:
-        costs = {one: self._turns[one][0][0] for one in self.alive}
+    def _drop_hopeless(self, factor: float) -> None:
+        """Each by its best lap: one bad turn is nobody's fault."""
+        costs = {one: min(cost for cost, _ in self._turns[one]) for one in self.alive}
         best = min(costs.values(), default=0.0)
-        self._drop([one for one in self.alive if costs[one] > HOPELESS * best])
+        self._drop([one for one in self.alive if costs[one] > factor * best])
 
     def _halve(self) -> bool:
         """Drop the slower half, but for those that cannot be told from the last that stays."""
