@@ -99,7 +99,9 @@ def test_a_machine_that_throttles_in_the_middle_changes_the_numbers_and_not_the_
     for seed in range(30):
         machine = Machine(some_costs(seed), seed=seed, speed=lambda now: 1.0 if now < 3 else 1.7)
         found = machine.search()
-        assert machine.costs[found.ranking[0].candidate] <= min(machine.costs) / 0.95
+        first = found.ranking[0]
+        assert machine.costs[first.candidate] <= min(machine.costs) / 0.95
+        assert first.high / first.low < 1.2, "what the machine did is not the candidate's spread"
 
 
 def test_a_short_disturbance_is_measured_again() -> None:
