@@ -97,7 +97,7 @@ def test_halving_finds_what_an_exhaustive_search_would_at_a_part_of_the_cost() -
 
 def test_a_machine_that_throttles_in_the_middle_changes_the_numbers_and_not_the_choice() -> None:
     for seed in range(30):
-        machine = Machine(some_costs(seed), seed=seed, speed=lambda now: 1.0 if now < 3 else 1.7)
+        machine = Machine(some_costs(seed), seed=seed, speed=lambda now: 1.0 if now < 6 else 1.7)
         found = machine.search()
         first = found.ranking[0]
         assert machine.costs[first.candidate] <= min(machine.costs) / 0.95
