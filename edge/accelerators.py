@@ -174,7 +174,7 @@ class EngineRequest:
     """Which engine somebody asks for. `options` None: the accelerator's defaults.
 
     `max_latency_ms` is what one inference may take, 0 for no bound; `slots` how many may be under
-    way at once, 0 for whatever suits the streams.
+    way at once at most, 0 for as many as there are cores for.
     """
 
     engine: str = AUTO

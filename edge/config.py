@@ -120,7 +120,9 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     `priority` outlive others in a full outbox. When events cannot be written, `when_full` says
     whether the pipeline waits or drops them and declares the loss; "auto" drops for live sources.
     `zones` are polygons by name, to which rules refer. A recurrent model starts anew where frames
-    are missing, and after a pause of more than `gap_s` seconds (0: however long it was).
+    are missing, and after a pause of more than `gap_s` seconds (0: however long it was). So many
+    `lanes` work on frames at once, each in a thread of its own: 0 for one, so that a frame is done
+    soonest, or one for each core where frames come from a file.
     """
 
     name: str
@@ -138,6 +140,7 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     policy: accelerators.Policy = "prefer"
     max_latency_ms: _NotNegative = 0.0
     threads: _Index = 0
+    lanes: _Index = 0
     max_fps: _NotNegative = 0.0
     min_score: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     roi: tuple[_Index, _Index, _Count, _Count] | None = None

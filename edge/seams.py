@@ -125,8 +125,17 @@ class Engine(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Named tensors in, named tensors out. The outputs belong to the caller."""
+    def run(
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """Named tensors in, named tensors out. The outputs belong to the caller.
+
+        `into` holds arrays, kept by the caller, for outputs of fixed shape: those are written in
+        place and returned, and the engine may keep both them and the inputs bound. Any other
+        output is a fresh array.
+
+        EngineError for what does not fit, and when the runtime fails.
+        """
 
     def twin(self) -> Engine:
         """Another engine with the same model and settings, which may run at the same time as this

@@ -6,6 +6,7 @@ becomes an attribute of the detection; the detection itself stays as it is.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Self
 
@@ -72,6 +73,12 @@ class Stage:
         except ConfigError:
             model.close()
             raise
+
+    def lane(self) -> Self:
+        """The same stage for another thread."""
+        lane = copy.copy(self)
+        lane.model = self.model.lane()
+        return lane
 
     def __call__(self, picture: Array, found: Detections) -> Detections:
         """The same detections with one more attribute: of the wanted classes the best

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+FEW = 32
+"""With so few numbers Python is done before numpy has begun."""
 Layout = Literal["nchw", "nhwc", "ntc", "nc", "other"]
 
 
@@ -237,16 +239,22 @@ class Oriented(Detections):
 class Classification:
     """One class for the whole frame: scores float32 [C].
 
-    They sum to 1 after a softmax; a multi-label model's scores stand each for itself.
+    They sum to 1 after a softmax; a multi-label model's scores stand each for itself. `index` is
+    that of the highest one.
     """
 
     scores: Array
     labels: tuple[str, ...]
+    index: int = field(init=False)
 
-    @property
-    def index(self) -> int:
-        """Index of the highest score."""
-        return int(self.scores.argmax())
+    def __post_init__(self) -> None:
+        # Asked for by every rule.
+        if len(self.scores) <= FEW:
+            values = self.scores.tolist()
+            index = values.index(max(values))
+        else:
+            index = int(self.scores.argmax())
+        object.__setattr__(self, "index", index)
 
     @property
     def label(self) -> str:

@@ -77,7 +77,7 @@ def choose(
             if isinstance(error, EngineFault | Quarantined):
                 faults.append(reasons[-1])
             continue
-        host.streams += 1
+        host.join()
         elsewhere = _is_elsewhere((candidate, engine, wanted), request)
         if elsewhere and not reasons:
             reasons.append(f"no engine runs {candidate.format} on {request.accelerator}")
@@ -195,7 +195,9 @@ def _in_order(
     for variant, engine, wanted in sorted(ways, key=place):
         found = best.get(_key((variant, engine, wanted)))
         if settings and found is not None:
-            wanted = dataclasses.replace(wanted, settings=found[1].settings, slots=found[1].slots)
+            # Tuned for one stream says nothing of what others may have at the same time.
+            slots = found[1].slots if found[1].slots > 1 else 0
+            wanted = dataclasses.replace(wanted, settings=found[1].settings, slots=slots)
         ordered.append((variant, engine, wanted))
     return ordered
 

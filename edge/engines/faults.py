@@ -17,6 +17,7 @@ import numpy as np
 
 from edge.bundle import Bundle
 from edge.errors import BundleError, EngineError
+from edge.finite import all_finite
 from edge.manifest import GoldenCase, Variant
 from edge.seams import Engine
 from edge.state import State
@@ -125,8 +126,8 @@ def range_error(actual: Array, expected: Array) -> float:
 
 
 def is_finite(outputs: Mapping[str, Array]) -> bool:
-    """Whether no floating-point output holds NaN or infinity."""
-    return all(np.isfinite(array).all() for array in outputs.values() if array.dtype.kind == "f")
+    """Whether no output holds NaN or infinity."""
+    return all(map(all_finite, outputs.values()))
 
 
 def _inputs(variant: Variant, frame: Array | None) -> dict[str, Array]:

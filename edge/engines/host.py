@@ -1,8 +1,8 @@
 """EngineHost: one engine for all pipelines that use the same (bundle, variant, accelerator).
 
-An engine has slots: so many runs may be under way at once, each in a twin of the engine, and
-threads × slots are never more than the cores. Invariant: a slot is only ever used by one stream at
-a time, and the streams take turns.
+An engine has slots: so many runs may be under way at once, each in a twin of the engine, as many as
+threads want it and threads × slots are not more than the cores. Invariant: a slot is only ever used
+by one stream at a time, and the streams take turns.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edge.engines.guard import Guard
 from edge.engines.watch import Watch
 from edge.errors import EngineError
 from edge.manifest import Variant
-from edge.types import Array
+from edge.types import Array, TensorSpec
 from edge.wire import EngineTelemetry, Latency, Placement
 
 _CLOSE_S = 3.0
@@ -105,14 +105,16 @@ class Turns(Generic[T]):
 class Slot:
     """One run at a time: an engine, who watches it, and what was counted here."""
 
-    __slots__ = ("engine", "infer_ms", "runs", "wait_ms", "watch")
+    __slots__ = ("engine", "recent_ns", "runs", "waited_ns", "watch")
 
     def __init__(self, engine: seams.Engine, watch: Watch | None) -> None:
         self.engine = engine
         self.watch = watch
+        self.waited_ns = 0
+        """How long the one who has it had waited for it."""
         self.runs = 0
-        self.infer_ms: collections.deque[float] = collections.deque(maxlen=_RECENT)
-        self.wait_ms: collections.deque[float] = collections.deque(maxlen=_RECENT)
+        self.recent_ns: collections.deque[tuple[int, int]] = collections.deque(maxlen=_RECENT)
+        """How long was waited for each run, and how long it took."""
 
 
 class EngineHost:
@@ -127,23 +129,48 @@ class EngineHost:
         request: EngineRequest,
         guard: Guard | None = None,
     ) -> None:
-        """The engine called `engine`, as `guard` lets it in; without one it is not proved.
-
-        Where it has no twins, there are fewer slots than asked for.
-        """
-        request = fit(request)
+        """The engine called `engine`, as `guard` lets it in; without one it is not proved."""
+        self.request = fit(request)
         self.on_cores = request.on_cores
         """Whether a run keeps cores busy, rather than a device beside them."""
-        self._guard = guard
-        self._slots = [_first(bundle, variant, engine, request, guard)]
-        try:
-            while len(self._slots) < request.slots:
-                self._slots.append(_twin(self._slots[0], bundle, variant, guard))
-        except EngineError as error:
-            log.warning("%s: %d slots, not %d: %s", self.name, self.slots, request.slots, error)
-        self._turns = Turns(reversed(self._slots))
+        self.most_slots = self.request.slots
+        """How many slots there are room for."""
+        self._bundle, self._variant, self._guard = bundle, variant, guard
+        self._slots = [self._first(engine, self.request)]
+        self._turns = Turns(self._slots)
+        self._wanted = 0
         self.streams = 0
         """How many streams have asked for this host."""
+
+    def _first(self, engine: str, request: EngineRequest) -> Slot:
+        if self._guard is None:
+            return Slot(build(self._bundle, self._variant, engine, request), None)
+        return Slot(*self._guard.admit(self._bundle, self._variant, engine, request))
+
+    def _twin(self) -> Slot:
+        first = self._slots[0]
+        if self._guard is None or first.watch is None:
+            return Slot(first.engine.twin(), None)
+        return Slot(*self._guard.admit_twin(first.engine, first.watch, self._bundle, self._variant))
+
+    def join(self) -> None:
+        """One stream more."""
+        self.streams += 1
+        self.widen()
+
+    def widen(self) -> None:
+        """One thread more will run the model: one slot more, if there is room for it."""
+        self._wanted += 1
+        if not len(self._slots) < min(self._wanted, self.most_slots):
+            return
+        try:
+            twin = self._twin()
+        except EngineError as error:
+            self.most_slots = len(self._slots)
+            log.warning("%s: no more than %d slots: %s", self.name, self.most_slots, error)
+            return
+        self._slots.append(twin)
+        self._turns.give(twin)
 
     @property
     def name(self) -> str:
@@ -156,85 +183,92 @@ class EngineHost:
         return self._slots[0].engine.placement
 
     @property
-    def slots(self) -> int:
-        """How many runs may be under way at once."""
-        return len(self._slots)
-
-    @property
     def telemetry(self) -> EngineTelemetry:
         """Counters and latencies so far."""
         slots = self._slots
         watches = [slot.watch for slot in slots if slot.watch]
+        recent_ns = [taken for slot in slots for taken in slot.recent_ns.copy()]
         return EngineTelemetry(
             streams=self.streams,
             slots=len(slots),
             runs=sum(slot.runs for slot in slots),
-            infer_ms=_latency(slot.infer_ms for slot in slots),
-            wait_ms=_latency(slot.wait_ms for slot in slots),
+            infer_ms=_latency([took_ns for _, took_ns in recent_ns]),
+            wait_ms=_latency([waited_ns for waited_ns, _ in recent_ns]),
             not_finite=sum(watch.not_finite for watch in watches),
             still=sum(watch.still for watch in watches),
             over_time=sum(watch.over_time for watch in watches),
         )
 
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the engine gives."""
+        return self._slots[0].engine.outputs
+
     def take(self, stop: threading.Event | None = None) -> Slot | None:
         """Wait for one's turn, and have a slot until it is given back; None at `stop`."""
-        asked = time.perf_counter()
+        asked_ns = time.monotonic_ns()
         slot = self._turns.take(stop=stop)
         if slot is not None:
-            slot.wait_ms.append((time.perf_counter() - asked) * 1e3)
+            slot.waited_ns = time.monotonic_ns() - asked_ns
         return slot
 
     def give(self, slot: Slot) -> None:
         """The turn is over."""
         self._turns.give(slot)
 
-    def infer(self, inputs: Mapping[str, Array], *, slot: Slot | None = None) -> dict[str, Array]:
-        """Run the model once, in the `slot` that one has or in one's turn; the outputs belong to
-        the caller.
+    def infer(
+        self,
+        inputs: Mapping[str, Array],
+        into: dict[str, Array] | None = None,
+        *,
+        slot: Slot | None = None,
+    ) -> dict[str, Array]:
+        """Run the model once, in the `slot` that one has or else in one's turn; the outputs belong
+        to the caller, who may keep arrays for them: see seams.Engine.
 
         FrameError for an answer that is not finite; EngineFault when the engine has gone bad.
         """
         if slot is not None:
-            return self._infer(slot, inputs)
+            return self._run(slot, inputs, into)
         slot = self.take()
         assert slot is not None
         try:
-            return self._infer(slot, inputs)
+            return self._run(slot, inputs, into)
         finally:
             self._turns.give(slot)
 
-    def _infer(self, slot: Slot, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        began = time.perf_counter()
-        outputs = self._run(slot, inputs)
-        took_ms = (time.perf_counter() - began) * 1e3
+    def _run(
+        self, slot: Slot, inputs: Mapping[str, Array], into: dict[str, Array] | None
+    ) -> dict[str, Array]:
+        watch = slot.watch
+        began_ns = time.monotonic_ns() if watch is None else watch.enter()
+        try:
+            outputs = slot.engine.run(inputs, into)
+        except EngineError as error:
+            self._failed(watch, error)
+            raise
+        finally:
+            ended_ns = time.monotonic_ns() if watch is None else watch.leave()
+        took_ns = ended_ns - began_ns
         slot.runs += 1
-        slot.infer_ms.append(took_ms)
-        if slot.watch is not None:
+        slot.recent_ns.append((slot.waited_ns, took_ns))
+        if watch is not None:
             try:
-                slot.watch.look(inputs, outputs, took_ms)
+                watch.look(inputs, outputs, took_ns / 1e6)
             except EngineFault as fault:
-                self._gone_bad(slot.watch, fault)
+                self._gone_bad(watch, fault)
                 raise
         return outputs
 
-    def _run(self, slot: Slot, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        watch = slot.watch
-        if watch is None:
-            return slot.engine.run(inputs)
-        watch.enter()
-        try:
-            return slot.engine.run(inputs)
-        except EngineError as error:
-            failure = watch.failed(error)
-            if isinstance(failure, EngineFault):
-                self._gone_bad(watch, failure)
-                raise failure from error
-            raise
-        finally:
-            watch.leave()
+    def _failed(self, watch: Watch | None, error: EngineError) -> None:
+        """An error in the middle of work; EngineFault where the engine is to blame."""
+        failure = error if watch is None else watch.failed(error)
+        if isinstance(failure, EngineFault):
+            self._gone_bad(watch, failure)
+            raise failure from error
 
-    def _gone_bad(self, watch: Watch, fault: EngineFault) -> None:
-        if self._guard is not None:
+    def _gone_bad(self, watch: Watch | None, fault: EngineFault) -> None:
+        if self._guard is not None and watch is not None:
             self._guard.bad(watch, fault)
 
     def close(self) -> None:
@@ -261,8 +295,8 @@ class Hosts:
     def __init__(self, guard: Guard | None = None, *, workers: int = 1) -> None:
         """Without a guard engines are neither proved nor watched: for who does that by himself.
 
-        `workers` is how many threads will run engines at once: who does not ask for a number of
-        threads or slots gets his share of the cores.
+        `workers` is how many threads will run engines at once: an engine for which no number of
+        threads is asked for gets a share of the cores.
         """
         self.guard = guard
         self.workers = workers
@@ -315,17 +349,19 @@ def fit(request: EngineRequest, *, workers: int = 1) -> EngineRequest:
     """The request with numbers where it leaves threads and slots open, and never more of them
     together than there are cores.
 
-    Threads are asked for, or a slot's part of the cores, at most 4. Slots are asked for, or, where
-    it is cores that run the model, one for each of so many `workers`.
+    Threads are those asked for, or a share of the cores when so many `workers` run engines at once,
+    at most 4. A device beside the cores has one slot unless more are asked for.
     """
     found = cores()
-    threads, slots = request.settings.threads, request.slots
-    slots = min(slots or (workers if request.on_cores else 1), found)
+    threads = request.settings.threads
     if threads > found:
-        log.info("%d threads asked for: there are %d cores", threads, found)
-    threads = min(threads or _MOST_THREADS, found if threads else max(1, found // slots))
+        log.info("%d threads were asked for: there are %d cores", threads, found)
+    threads = min(threads, found) or min(_MOST_THREADS, max(1, found // workers))
+    slots = request.slots or (found if request.on_cores else 1)
     settings = msgspec.structs.replace(request.settings, threads=threads)
-    return dataclasses.replace(request, settings=settings, slots=min(slots, found // threads))
+    return dataclasses.replace(
+        request, settings=settings, slots=max(1, min(slots, found // threads))
+    )
 
 
 def default_threads() -> int:
@@ -333,23 +369,8 @@ def default_threads() -> int:
     return min(_MOST_THREADS, cores())
 
 
-def _first(
-    bundle: Bundle, variant: Variant, engine: str, request: EngineRequest, guard: Guard | None
-) -> Slot:
-    if guard is None:
-        return Slot(build(bundle, variant, engine, request), None)
-    return Slot(*guard.admit(bundle, variant, engine, request))
-
-
-def _twin(first: Slot, bundle: Bundle, variant: Variant, guard: Guard | None) -> Slot:
-    if guard is None or first.watch is None:
-        return Slot(first.engine.twin(), None)
-    return Slot(*guard.admit_twin(first.engine, first.watch, bundle, variant))
-
-
-def _latency(recent_ms: Iterable[collections.deque[float]]) -> Latency | None:
-    values = [value for slot in recent_ms for value in slot.copy()]
-    if not values:
+def _latency(took_ns: list[int]) -> Latency | None:
+    if not took_ns:
         return None
-    p50, p95, p99 = np.percentile(values, (50, 95, 99)).round(3).tolist()
+    p50, p95, p99 = (np.percentile(took_ns, (50, 95, 99)) / 1e6).round(3).tolist()
     return Latency(p50=p50, p95=p95, p99=p99)

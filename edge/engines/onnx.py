@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import copy
 import os
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from edge import accelerators
 from edge.accelerators import CPU, ONE_THREAD, Options, Settings
+from edge.engines import kept
 from edge.errors import EngineError
 from edge.types import Array, TensorSpec
 from edge.wire import Placement
@@ -85,23 +87,81 @@ class OnnxEngine:
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
+        self._input_names = [spec.name for spec in self.inputs]
+        self._bindings: dict[Any, Any] = {}
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Named tensors in, named tensors out. EngineError when the runtime fails."""
+    def run(
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """See seams.Engine."""
         try:
-            values = self._session.run(self._output_names, dict(inputs))
+            if into:
+                key = self._key(inputs, into)
+                binding = self._bindings.get(key) or self._bound(key, inputs, into)
+                if binding is not None:
+                    self._session.run_with_iobinding(binding)
+                    return into
+            values = self._session.run(self._output_names, inputs)
+        except EngineError:
+            raise
         except Exception as error:
             raise EngineError(f"onnx: inference failed: {_one_line(error)}") from error
-        return dict(zip(self._output_names, map(np.asarray, values), strict=True))
+        outputs = dict(zip(self._output_names, values, strict=True))
+        for name, array in (into or {}).items():
+            np.copyto(array, outputs[name])
+            outputs[name] = array
+        return outputs
+
+    def _key(self, inputs: Mapping[str, Array], into: Mapping[str, Array]) -> tuple[int, ...]:
+        """These very arrays, each in its place; () where one is missing or too many."""
+        key = []
+        try:
+            for name in self._input_names:
+                key.append(id(inputs[name]))
+            for name in self._output_names:
+                key.append(id(into[name]))
+        except KeyError:
+            return ()
+        return tuple(key) if len(key) == len(inputs) + len(into) else ()
+
+    def _bound(
+        self, key: tuple[int, ...], inputs: Mapping[str, Array], into: Mapping[str, Array]
+    ) -> Any:
+        """A binding of these very arrays; None where they cannot be bound."""
+        kept.check(self.outputs, into, engine="onnx")
+        if not key or not self._can_bind(inputs, into):
+            return None
+        binding = self._bindings[key] = self._bind(inputs, into)
+        for array in (*inputs.values(), *into.values()):
+            # Something else may come to lie at its address.
+            weakref.finalize(array, self._bindings.pop, key, None).atexit = False
+        return binding
+
+    def _can_bind(self, inputs: Mapping[str, Array], into: Mapping[str, Array]) -> bool:
+        return (
+            self.name == "onnx:cpu"
+            and all(_lies_right(inputs[spec.name], spec) for spec in self.inputs)
+            and all(array.flags.c_contiguous for array in into.values())
+        )
+
+    def _bind(self, inputs: Mapping[str, Array], into: Mapping[str, Array]) -> Any:
+        binding = self._session.io_binding()
+        for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, into)):
+            for name, array in arrays.items():
+                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        return binding
 
     def twin(self) -> OnnxEngine:
         """Another one on the same session, whose runs are independent of one another."""
         if self._session is None:
             raise EngineError("onnx: no twin of an engine that is closed")
-        return copy.copy(self)
+        twin = copy.copy(self)
+        twin._bindings = {}
+        return twin
 
     def close(self) -> None:
         """Free the session, unless a twin needs it."""
+        self._bindings.clear()
         self._session = None
 
 
@@ -292,6 +352,16 @@ def _where(accelerator: str, placement: Placement) -> str:
 def _spec(node: Any) -> TensorSpec:
     shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
     return TensorSpec(name=node.name, shape=shape, dtype=_DTYPES.get(node.type, node.type))
+
+
+def _lies_right(array: Array, spec: TensorSpec) -> bool:
+    """Whether the runtime can read an array where it lies."""
+    return (
+        array.flags.c_contiguous
+        and array.dtype == spec.dtype
+        and len(array.shape) == len(spec.shape)
+        and all(wanted in (-1, size) for size, wanted in zip(array.shape, spec.shape, strict=True))
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edge.accelerators import CPU, ONE_THREAD, OpenVinoOptions, Options, Settings
+from edge.engines import kept
 from edge.errors import EngineError
 from edge.types import Array, TensorSpec
 from edge.wire import Placement
@@ -85,8 +86,10 @@ class OpenVinoEngine:
             nodes={"openvino": kinds.total()} if len(devices) == 1 and kinds else {}
         )
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Named tensors in, named tensors out. EngineError when the runtime fails."""
+    def run(
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """See seams.Engine."""
         request = self._request
         if request is None or inputs.keys() != {spec.name for spec in self.inputs}:
             raise EngineError(
@@ -100,12 +103,19 @@ class OpenVinoEngine:
                 raise EngineError(
                     f"openvino: inference failed: {spec} was given {value.dtype}{value.shape}"
                 )
+        if into:
+            kept.check(self.outputs, into, engine="openvino")
         try:
-            request.infer(dict(inputs))
-            return {
-                name: np.array(request.get_tensor(port).data)
-                for name, port in self._outputs.items()
-            }
+            request.infer(inputs, share_inputs=True)
+            outputs = {}
+            for name, port in self._outputs.items():
+                given = request.get_tensor(port).data
+                if into and name in into:
+                    outputs[name] = into[name]
+                    np.copyto(outputs[name], given)
+                else:
+                    outputs[name] = np.array(given)
+            return outputs
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise EngineError(f"openvino: inference failed: {reason}") from error

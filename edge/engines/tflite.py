@@ -20,6 +20,7 @@ from edge.accelerators import (
     Options,
     Settings,
 )
+from edge.engines import kept
 from edge.errors import EngineError
 from edge.types import Array, Quantization, TensorSpec
 from edge.wire import Placement
@@ -86,8 +87,10 @@ class TfliteEngine:
             _spec(name, detail, output=True) for name, detail in self._outputs.items()
         )
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Named tensors in, named tensors out. EngineError when the runtime fails."""
+    def run(
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """See seams.Engine."""
         interpreter = self._interpreter
         if interpreter is None or inputs.keys() != self._inputs.keys():
             # The interpreter would silently run on what it was given the last time.
@@ -95,14 +98,24 @@ class TfliteEngine:
                 f"{self._runtime}: inference failed: closed, or the inputs are not"
                 f" {', '.join(self._inputs)}"
             )
+        if into:
+            kept.check(self.outputs, into, engine=self._runtime)
         try:
             for name, value in inputs.items():
                 interpreter.set_tensor(self._inputs[name]["index"], value)
             interpreter.invoke()
-            return {
-                name: interpreter.get_tensor(detail["index"])
-                for name, detail in self._outputs.items()
-            }
+            outputs = {}
+            for name, detail in self._outputs.items():
+                array = into.get(name) if into else None
+                # The interpreter does not run while somebody holds a view of a tensor.
+                given = interpreter.tensor(detail["index"])()
+                if array is not None and array.shape == given.shape:
+                    array[...] = given
+                    outputs[name] = array
+                else:  # also where its shape is not what the graph said
+                    outputs[name] = given.copy()
+                del given
+            return outputs
         except (ValueError, RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise EngineError(f"{self._runtime}: inference failed: {reason}") from error

@@ -12,12 +12,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from edge.errors import BundleError, FrameError
+from edge.finite import all_finite
 from edge.manifest import Variant
-from edge.types import Array, Detections, Geometry, TensorSpec
+from edge.types import FEW, Array, Detections, Geometry, TensorSpec
 
 Activation = Literal["none", "sigmoid", "softmax"]
 BoxForm = Literal["xyxy", "yxyx", "cxcywh"]
 Channels = Literal["first", "last"]
+
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 class Output:
@@ -67,7 +71,8 @@ class Output:
 
     def __call__(self, raw: Mapping[str, Array]) -> Array:
         """The whole tensor as float32."""
-        return self.real(self.stored(raw))
+        stored = self.stored(raw)
+        return stored if stored.dtype is _FLOAT32 else self.real(stored)
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
@@ -104,13 +109,7 @@ def placed(geometry: Geometry | None) -> Geometry:
 
 def finite(values: Array) -> Array:
     """The same values. FrameError when one is not finite."""
-    # A sum is not finite when a part of it is not; float32 cannot make one of float64 overflow.
-    small = values.size < 20_000 and values.dtype.itemsize <= 4
-    if not (
-        math.isfinite(np.add.reduce(values, axis=None, dtype=np.float64))
-        if small
-        else np.isfinite(values).all()
-    ):
+    if not all_finite(values):
         raise FrameError("the model's output is not finite")
     return values
 
@@ -131,6 +130,12 @@ def sigmoid(values: Array) -> Array:
 
 def softmax(values: Array) -> Array:
     """exp(x - max) / sum(exp(x - max)) over the last axis."""
+    if values.ndim == 1 and 0 < values.size <= FEW:
+        given = values.tolist()
+        highest = max(given)
+        exps = [math.exp(value - highest) for value in given]
+        total = sum(exps)
+        return np.array([value / total for value in exps], values.dtype)
     with np.errstate(invalid="ignore"):  # what is not finite gives NaN, and is refused later
         raised = np.exp(values - values.max(axis=-1, keepdims=True))
         return np.asarray(raised / raised.sum(axis=-1, keepdims=True))

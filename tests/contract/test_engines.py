@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +14,7 @@ from edge import seams
 from edge.accelerators import ONE_THREAD, TABLE
 from edge.bundle import Bundle
 from edge.engines import faults
+from edge.engines.kept import arrays_for
 from edge.errors import EngineError
 from edge.seams import Engine
 from edge.types import Array
@@ -135,6 +137,52 @@ class EngineContract:
         engine.close()
         with pytest.raises(EngineError):
             engine.run({"window": WINDOW})
+
+    def test_a_twin_gives_the_same_answers_at_the_same_time(self, engine: Engine) -> None:
+        windows = [WINDOW * scale for scale in np.linspace(-2, 2, 40, dtype=np.float32)]
+        expected = [engine.run({"window": window})["logits"] for window in windows]
+        found: dict[int, list[Array]] = {0: [], 1: []}
+        both = threading.Barrier(2)
+
+        def run(number: int, runner: Engine, *, keep: bool) -> None:
+            into = arrays_for(runner.outputs) if keep else None
+            both.wait(10)
+            for window in windows:
+                found[number].append(runner.run({"window": window}, into)["logits"].copy())
+
+        twin = engine.twin()
+        threads = [
+            threading.Thread(target=run, args=(0, engine), kwargs={"keep": True}, daemon=True),
+            threading.Thread(target=run, args=(1, twin), kwargs={"keep": False}, daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        for answers in found.values():
+            np.testing.assert_array_equal(answers, expected)
+        twin.close()
+
+    def test_closing_a_twin_does_not_hurt_the_other(self, engine: Engine) -> None:
+        kept = arrays_for(engine.outputs)
+        expected = engine.run({"window": WINDOW}, kept)["logits"].copy()
+        twin, other = engine.twin(), engine.twin()
+        for closed in (twin, engine):
+            closed.close()
+            with pytest.raises(EngineError):
+                closed.run({"window": WINDOW})
+            with pytest.raises(EngineError, match="no twin of an engine that is closed"):
+                closed.twin()
+            np.testing.assert_array_equal(other.run({"window": WINDOW}, kept)["logits"], expected)
+        again = other.twin()
+        np.testing.assert_array_equal(again.run({"window": WINDOW})["logits"], expected)
+        assert (again.name, again.inputs, again.outputs) == (
+            other.name,
+            other.inputs,
+            other.outputs,
+        )
+        other.close()
+        again.close()
 
 
 class TestOnnx(EngineContract):

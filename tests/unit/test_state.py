@@ -15,7 +15,7 @@ from builders import MODEL_FILES, manifest
 from edge import golden, seams
 from edge.bundle import Bundle, with_files, write
 from edge.engines.host import Hosts
-from edge.errors import BundleError, FrameError
+from edge.errors import BundleError, ConfigError, FrameError
 from edge.manifest import GoldenCase, StatePair, Variant
 from edge.model import Model
 from edge.pipeline import Pipeline
@@ -44,7 +44,9 @@ class Adder:
     def __init__(self, model: bytes, **given: Any) -> None:
         pass
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
+    ) -> dict[str, Array]:
         total = inputs["h"] + inputs["gain"] * inputs["window"].sum(axis=1)
         return {"logits": total, "hn": total.copy()}
 
@@ -187,6 +189,16 @@ def test_a_pipeline_starts_anew_after_a_frame_that_could_not_be_used(
         predictions = [step.prediction for step in pipeline]
         sums = [one.scores[0] for one in predictions if isinstance(one, Classification)]
         assert sums == [2, 4, 2] and pipeline.telemetry.state_resets == 1
+
+
+def test_a_recurrent_model_has_one_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, source = bundle(tmp_path, monkeypatch), {"type": "csv", "path": "-"}
+    monkeypatch.setattr("edge.lanes.cores", lambda: 4)
+    for lanes in (0, 1):
+        with Pipeline("s", bundle=opened, source=source, rules=[], lanes=lanes) as pipeline:
+            assert len(pipeline._lanes) == 1
+    with pytest.raises(ConfigError, match=r"lanes: .* is recurrent, so that its frames are worked"):
+        Pipeline("s", bundle=opened, source=source, rules=[], lanes=2)
 
 
 # ---- gaps
