@@ -203,6 +203,11 @@ ONE = EngineRequest(settings=Settings(threads=1))
 
 
 @pytest.fixture
+def bundle(wrist_bundle: Path) -> Bundle:
+    return Bundle.open(wrist_bundle)
+
+
+@pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process needs is made up: 60 MB, without the arena 50."""
     monkeypatch.setattr(
