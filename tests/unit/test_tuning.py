@@ -93,6 +93,7 @@ def test_a_machine_that_throttles_in_the_middle_changes_the_numbers_and_not_the_
         first = found.ranking[0]
         assert machine.costs[first.candidate] <= min(machine.costs) / 0.95
         assert first.high / first.low < 1.2, "what the machine did is not the candidate's spread"
+        assert "slower than it began" in found.noisy, found.noisy
 
 
 def test_a_short_disturbance_is_measured_again() -> None:
@@ -141,6 +142,13 @@ def test_the_budget_ends_it_and_two_laps_are_enough() -> None:
     found = machine.search(budget_s=0.1)
     assert found.laps == 2 and found.enough
     assert machine.costs[found.ranking[0].candidate] <= min(machine.costs) * 1.1
+
+
+def test_one_that_leaves_all_others_far_behind_is_found_too() -> None:
+    found = Machine([90.0, 80.0, 5.0, 70.0, 60.0]).search()
+    assert found.ranking[0].candidate == 2 and found.enough
+    assert Machine([5.0]).search().enough
+    assert not Machine([]).search().enough
 
 
 def test_a_candidate_that_fails_on_the_way_is_named_and_never_ranked() -> None:
