@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from edge import accelerators, seams
 from edge.accelerators import EngineRequest
 from edge.bundle import Bundle
-from edge.engines.faults import golden_inputs
+from edge.engines.faults import golden_inputs, hold_to_original
 from edge.engines.guard import Guard
 from edge.engines.watch import Watch
 from edge.errors import EngineError
@@ -81,6 +81,7 @@ def look(
             runners.append(_Runner(bundle, (variant, name, request), engine, watch))
             try:
                 accept(engine)
+                hold_to_original(engine, bundle, variant)
             except EngineError:
                 _close(runners.pop(), guard)
         for _ in range(_ROUNDS if len(runners) > 1 else 1):

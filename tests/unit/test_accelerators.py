@@ -272,10 +272,14 @@ README = Path(accelerators.__file__).parent / "engines/README.md"
 
 def test_the_readme_of_engines_is_true() -> None:
     text = README.read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    document = {**tomllib.loads(block), "sink": [{"type": "jsonl", "path": "-"}]}
-    (pipeline,) = configuration.parse(document, file=Path("edge.toml"), environ={}).pipelines
+    blocks = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    documents = [{**tomllib.loads(one), "sink": [{"type": "jsonl", "path": "-"}]} for one in blocks]
+    pipeline, tuned = [
+        configuration.parse(document, file=Path("edge.toml"), environ={}).pipelines[0]
+        for document in documents
+    ]
     assert pipeline.request.options == OpenVinoOptions(device="GPU", extra={"num_streams": "1"})
+    assert (tuned.variant, tuned.accelerator) == ("auto", "auto")
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .*? \| (.*?) ?\|$", text, re.MULTILINE)
     table = {name: (runs, options) for name, runs, options in rows if name in accelerators.TABLE}
     assert table.keys() == accelerators.TABLE.keys()
