@@ -223,7 +223,6 @@ class EngineHost:
         self,
         inputs: Mapping[str, Array],
         into: dict[str, Array] | None = None,
-        *,
         slot: Slot | None = None,
     ) -> dict[str, Array]:
         """Run the model once, in the `slot` that one has or else in one's turn; the outputs belong

@@ -83,6 +83,24 @@ def test_the_events_are_those_of_one_lane_in_the_same_order(
     assert telemetry.fps > 0
 
 
+def test_predictions_stay_as_they_are_while_their_lane_goes_on() -> None:
+    meter = DemoMeter(DemoMeter.Config(rate=50), name="m")
+    pictures = [meter.picture(number) for number in range(24)]
+    found: dict[int, list[Any]] = {}
+    for lanes_asked in (1, 3):
+        with Pipeline(
+            "meter", bundle="builtin:meter_reader", source=IMAGES, rules=[], lanes=lanes_asked
+        ) as pipeline:
+            pipeline.source = Script(*pictures)
+            found[lanes_asked] = [step.prediction for step in pipeline]
+    assert len(found[1]) == len(found[3]) == 24
+    for one, other in zip(found[1], found[3], strict=True):
+        assert len(one) > 0
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+        np.testing.assert_array_equal(one.scores, other.scores)
+        np.testing.assert_array_equal(one.classes, other.classes)
+
+
 def test_one_lane_is_the_thread_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow(monkeypatch)
     with build(*windows(3)) as pipeline:
