@@ -126,9 +126,7 @@ class Model:
 
         A recurrent model's state goes on.
         """
-        raw = self._host.infer(
-            self.state.inputs(tensor), self._outputs[self._turn], slot=self._slot
-        )
+        raw = self._host.infer(self.state.inputs(tensor), self._outputs[self._turn], self._slot)
         self.state.keep(raw)
         self._turn ^= 1  # only now: the state may lie in the other one
         return raw

@@ -50,7 +50,7 @@ class OpenVinoEngine:
         properties = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f16" if precision == "fp16" else "f32",
-            **({"INFERENCE_NUM_THREADS": settings.threads} if chosen.device == "CPU" else {}),
+            **(_cpu(settings) if chosen.device == "CPU" else {}),
             **({"CACHE_DIR": chosen.cache_dir} if chosen.cache_dir else {}),
             **chosen.extra,
         }
@@ -140,6 +140,11 @@ def available() -> list[str]:
     """The accelerators that it has; ImportError without it."""
     version()
     return ["openvino"]
+
+
+def _cpu(settings: Settings) -> dict[str, Any]:
+    # Pinned to the first cores, the threads of a twin would lie on those of the first one.
+    return {"INFERENCE_NUM_THREADS": settings.threads, "ENABLE_CPU_PINNING": False}
 
 
 def _output_name(port: Any) -> str:

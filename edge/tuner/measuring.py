@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import statistics
 import threading
 import time
@@ -35,18 +36,16 @@ _LEAST_MB = 20.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Block:
-    """One turn of `frames` runs: the times of at most a hundred of them, and what all took
-    together."""
+    """One turn of `frames` runs: the times of at most a hundred of them.
+
+    `ms_per_frame` is from the beginning of one run to that of the next, of all slots together: the
+    middle one, since a core that is taken away for a moment is not the engine's doing.
+    """
 
     took_ms: list[float]
     frames: int
-    elapsed_s: float
+    ms_per_frame: float
     joules: float | None
-
-    @property
-    def ms_per_frame(self) -> float:
-        """Of all slots together."""
-        return self.elapsed_s * 1e3 / self.frames
 
 
 class _Open:
@@ -108,6 +107,7 @@ class Bench:
         inputs = self._inputs[candidate.variant]
         warm_s = _timed(lambda: opened.slots[0][0].run(inputs))
         took: list[list[float]] = [[] for _ in opened.slots]
+        starts: list[list[float]] = [[] for _ in opened.slots]
         if meter:
             meter.start()
         began = time.perf_counter()
@@ -117,16 +117,21 @@ class Bench:
             with self._watched(watch, first=place == 0):
                 least = 1 if warm_s > _SLOW_S else _LEAST_RUNS
                 while len(took[place]) < least or time.perf_counter() - began < least_s:
-                    took[place].append(_timed(lambda: engine.run(inputs)) * 1e3)
+                    start = time.perf_counter()
+                    engine.run(inputs)
+                    took[place].append((time.perf_counter() - start) * 1e3)
+                    starts[place].append(start)
+                starts[place].append(time.perf_counter())
 
         _all_at_once(len(opened.slots), work)
-        elapsed_s = time.perf_counter() - began
         joules = meter.stop() if meter else None
         if candidate.settings.spinning:
             time.sleep(0.005)  # its threads go on for a while, at the cost of whoever comes next
         every = [value for part in took for value in part]
         step = -(-len(every) // _KEPT_RUNS)
-        return Block(every[::step], len(every), elapsed_s, joules)
+        cycles = [(b - a) * 1e3 for part in starts for a, b in itertools.pairwise(part)]
+        per_frame_ms = statistics.median(cycles) / len(opened.slots)
+        return Block(every[::step], len(every), per_frame_ms, joules)
 
     def close(self) -> None:
         """Free all engines."""

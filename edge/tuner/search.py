@@ -23,8 +23,8 @@ DRIFT = 0.15
 """How far the yardstick may move within a lap, or from lap to lap."""
 TIE = 0.01
 """Within this share of the best the earlier candidate is taken: the plainer one."""
-HOPELESS = 3.0
-"""So many times slower than the best after one lap is out at once."""
+HOPELESS = (10.0, 3.0)
+"""So many times slower than the best after one lap, and after two, is out at once."""
 _LAPS = 3
 _FINAL = 3
 _FINAL_LAPS = 12
@@ -120,32 +120,39 @@ class Search(Generic[C]):
         while self.alive:
             last = len(self.alive) <= _FINAL
             for _ in range(_FINAL_LAPS if last else _LAPS):
-                if self._over:
+                if self._over or not self.alive:
                     return
                 self._lap()
-                if self.laps == 1:
-                    self._drop_hopeless()
-            if last or not self._halve():
+                if self.laps <= len(HOPELESS):
+                    self._drop_hopeless(HOPELESS[self.laps - 1])
+            if last:
                 return
+            if len(self.alive) > _FINAL:
+                self._halve()
 
     @property
     def _over(self) -> bool:
         return self.spent_s > self.budget_s and self.laps >= 2
 
     def _lap(self) -> None:
-        """All survivors once; again when the yardstick moved meanwhile, but not for ever."""
+        """All survivors once; again when the yardstick moved meanwhile, but not for ever.
+
+        A speed that comes twice in a row is the machine's new one.
+        """
+        usual = self._levels[-1] if self._levels else None
         for attempt in range(_REPEATS):
             turns, first, second = self._turn_all()
             level = (first + second) / 2
-            usual = statistics.median(self._levels) if self._levels else level
-            shift = max(_apart(first, second), _apart(level, usual))
+            shift = max(_apart(first, second), _apart(level, usual or level))
             steady = shift <= DRIFT
-            if not steady:
-                self._shifts.append(shift)
             if steady or attempt == _REPEATS - 1 or self.spent_s > self.budget_s:
                 break
+            self._shifts.append(shift)
             self.repeated += 1
+            if _apart(first, second) <= DRIFT:
+                usual = level
         if not steady:
+            self._shifts.append(shift)
             self._unsteady += 1
         self._levels.append(level)
         for candidate, cost in turns.items():
@@ -168,20 +175,20 @@ class Search(Generic[C]):
                 self._turns[candidate].clear()
         return turns, first, self._yardstick()
 
-    def _drop_hopeless(self) -> None:
-        costs = {one: self._turns[one][0][0] for one in self.alive}
+    def _drop_hopeless(self, factor: float) -> None:
+        """Each by its best lap: one bad turn is nobody's fault."""
+        costs = {one: min(cost for cost, _ in self._turns[one]) for one in self.alive}
         best = min(costs.values(), default=0.0)
-        self._drop([one for one in self.alive if costs[one] > HOPELESS * best])
+        self._drop([one for one in self.alive if costs[one] > factor * best])
 
-    def _halve(self) -> bool:
+    def _halve(self) -> None:
         """Drop the slower half, but for those that cannot be told from the last that stays."""
         standings = [one for one in self.standings() if one.alive]
         half = math.ceil(len(standings) / 2)
         bound = standings[half - 1].high
         near = sum(one.low <= bound for one in standings[half:])
-        keep = min(half + near, max(half, math.ceil(len(standings) * 3 / 4)), len(standings) - 1)
+        keep = min(half + near, math.ceil(len(standings) * 3 / 4), len(standings) - 1)
         self._drop([one.candidate for one in standings[keep:]])
-        return bool(standings[keep:])
 
     def _drop(self, slow: list[C]) -> None:
         worst_first = sorted(slow, key=lambda one: -self._standing(one, True).cost)
@@ -216,13 +223,23 @@ class Search(Generic[C]):
 
     def _noise(self) -> str:
         """Why not to trust it too far: more than a quarter of the laps was unsteady in the end, or
-        more than half at first."""
-        if self._unsteady * 4 <= self.laps and self.repeated * 2 <= self.laps:
+        more than half at first; or the machine has another speed for good."""
+        if self._unsteady * 4 > self.laps or self.repeated * 2 > self.laps:
+            return (
+                f"the machine changed its speed by up to {max(self._shifts):.0%}: of {self.laps}"
+                f" laps {self.repeated} were repeated, and {self._unsteady} are unsteady all the"
+                " same"
+            )
+        if not self._levels:
             return ""
-        return (
-            f"the machine changed its speed by up to {max(self._shifts):.0%}: of {self.laps} laps"
-            f" {self.repeated} were repeated, and {self._unsteady} are unsteady all the same"
+        part = max(1, len(self._levels) // 4)
+        began, ended = (
+            statistics.median(levels) for levels in (self._levels[:part], self._levels[-part:])
         )
+        if _apart(began, ended) > DRIFT:
+            word = "slower" if ended > began else "faster"
+            return f"the machine ended {_apart(began, ended):.0%} {word} than it began"
+        return ""
 
 
 def _apart(one: float, other: float) -> float:

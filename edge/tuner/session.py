@@ -257,11 +257,7 @@ class _Session:
 
     def _figures(self, candidate: Candidate) -> Figures:
         blocks = self.bench.blocks[candidate]
-        per_frame_ms = statistics.median(
-            # Of one slot the pauses between its runs are the measuring's own.
-            block.ms_per_frame if candidate.slots > 1 else statistics.median(block.took_ms)
-            for block in blocks
-        )
+        per_frame_ms = statistics.median(block.ms_per_frame for block in blocks)
         joules = [block.joules * 1e3 / block.frames for block in blocks if block.joules is not None]
         return Figures(
             variant=candidate.variant,

@@ -4,19 +4,22 @@ that is wrong gets into it."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from broker import wait_until
+from needs import ROOT
 
 from edge.bundle import Bundle, write
 from edge.engines.faults import golden_inputs
 from edge.engines.tflite import TfliteEngine
 from edge.errors import EngineError
+from edge.tuning import Objective
 
 from .running import EDGE, edge, jsonl, of, wrist, write_config
 
@@ -157,3 +160,13 @@ def test_what_cannot_be_tuned_is_one_clear_line(tmp_path: Path) -> None:
         assert ended.code == code, ended.err
         (line,) = ended.complaints
         assert says in line
+
+
+def test_the_readme_names_the_options_that_there_are() -> None:
+    text = (ROOT / "edge/engines/README.md").read_text(encoding="utf-8")
+    (section,) = re.findall(r"^## Tuning$(.+?)^## ", text, re.MULTILINE | re.DOTALL)
+    shown = edge("tune", "--help").out
+    options = {*re.findall(r"--[a-z][a-z-]+", section)} - {"--state-dir"}
+    assert options and all(option in shown for option in options)
+    for objective in get_args(Objective):
+        assert f"| `{objective}` |" in section and objective in shown

@@ -83,6 +83,24 @@ def test_the_events_are_those_of_one_lane_in_the_same_order(
     assert telemetry.fps > 0
 
 
+def test_predictions_stay_as_they_are_while_their_lane_goes_on() -> None:
+    meter = DemoMeter(DemoMeter.Config(rate=50), name="m")
+    pictures = [meter.picture(number) for number in range(24)]
+    found: dict[int, list[Any]] = {}
+    for lanes_asked in (1, 3):
+        with Pipeline(
+            "meter", bundle="builtin:meter_reader", source=IMAGES, rules=[], lanes=lanes_asked
+        ) as pipeline:
+            pipeline.source = Script(*pictures)
+            found[lanes_asked] = [step.prediction for step in pipeline]
+    assert len(found[1]) == len(found[3]) == 24
+    for one, other in zip(found[1], found[3], strict=True):
+        assert len(one) > 0
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+        np.testing.assert_array_equal(one.scores, other.scores)
+        np.testing.assert_array_equal(one.classes, other.classes)
+
+
 def test_one_lane_is_the_thread_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow(monkeypatch)
     with build(*windows(3)) as pipeline:
@@ -195,7 +213,18 @@ def test_a_pipeline_on_a_device_has_a_lane_more_than_the_device_has_slots() -> N
 
 
 class Live(Script):
+    """A live source that gives its first frame, and the others when it is told to."""
+
     live = True
+
+    def __init__(self, *steps: Any) -> None:
+        super().__init__(*steps, forever=True)
+        self.go_on = threading.Event()
+
+    def read(self, timeout_s: float) -> Frame | None:
+        if self._number and not self.go_on.wait(0.01):
+            return None
+        return super().read(timeout_s)
 
 
 def shared(hosts: Hosts, *steps: Any, **options: Any) -> Pipeline:
@@ -207,7 +236,7 @@ def shared(hosts: Hosts, *steps: Any, **options: Any) -> Pipeline:
         clock=Clock(),
         bundle=Bundle.open(options.get("bundle") or BUNDLE),
     )
-    pipeline.source = Live(*steps, forever=True)
+    pipeline.source = Live(*steps)
     return pipeline
 
 
@@ -216,7 +245,8 @@ def test_a_stream_that_waits_for_its_turn_then_takes_the_newest_frame() -> None:
     first, second = shared(hosts, threads=1), shared(hosts, *windows(6), threads=1)
     host = first.model._host
     assert host is second.model._host and host.streams == 2
-    held = [host.take() for _ in host._slots]
+    held, source = [host.take() for _ in host._slots], second.source
+    assert isinstance(source, Live)
     found: list[int] = []
 
     def run(stop: threading.Event) -> None:
@@ -224,6 +254,8 @@ def test_a_stream_that_waits_for_its_turn_then_takes_the_newest_frame() -> None:
         found.extend(step.frame.number for step in second)
 
     with Running(run):
+        wait_until(lambda: len(host._turns._waiting) == 1)
+        source.go_on.set()
         wait_until(lambda: second.telemetry.drops == 5)
         for slot in held:
             assert slot is not None
@@ -273,6 +305,8 @@ def test_a_gate_that_skips_a_frame_gives_the_turn_back() -> None:
     options |= {"source": IMAGES, "lanes": 1}
     first, second = shared(hosts, **options), shared(hosts, *[picture] * 9, **options)
     host = first.model._host
+    assert isinstance(second.source, Live)
+    second.source.go_on.set()
     with Running(lambda stop: second.run(lambda event: True, stop)):
         wait_until(lambda: second.telemetry.idle == 8)
         wait_until(lambda: len(host._turns._free) == len(host._slots))
