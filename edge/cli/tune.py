@@ -306,10 +306,10 @@ def _print(name: str, record: Record) -> None:
         click.echo(f"noisy: {record.noisy}; tune again when the machine is quiet")
     front = record.front
     shown = dict.fromkeys([record.ranking[0], *front, *_best_of_each(record.ranking)])
-    tables.show(
-        ["", "variant", "engine", "settings", "ms", "spread", "a second", "MB", "mJ", "loss"],
-        [_row(row, row in front) for row in shown],
-    )
+    header = ["", "variant", "engine", "settings", "ms", "spread", "a second", "MB", "mJ", "loss"]
+    rows = [_row(row, row in front) for row in shown]
+    told = [number for number in range(len(header)) if any(row[number] for row in rows)]
+    tables.show([header[n] for n in told], [[row[n] for n in told] for row in rows])
     click.echo("*: nothing else is as fast, as small and as exact at once")
     for what, why in record.refused.items():
         click.echo(f"not taken: {what}: {why}")
