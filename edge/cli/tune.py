@@ -302,6 +302,10 @@ def _print(name: str, record: Record) -> None:
         goal += f" of {record.streams} streams"
     click.echo(f"{name}: {goal}, measured {record.wall}")
     click.echo(f"best: {record.ranking[0].label}")
+    if record.max_accuracy_drop is not None:
+        click.echo(f"no variant that loses more than {record.max_accuracy_drop:g} of accuracy")
+    if record.max_rss_mb is not None:
+        click.echo(f"none that needs more than {record.max_rss_mb:g} MB")
     if record.noisy:
         click.echo(f"noisy: {record.noisy}; tune again when the machine is quiet")
     front = record.front
