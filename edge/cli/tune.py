@@ -150,9 +150,8 @@ def _tasks(target: str, state_dir: str, given: dict[str, Any]) -> tuple[Path, li
 def _add(found: dict[str, _Task], path: str, request: EngineRequest, variant: str) -> None:
     from edge.recognize.bundles import open_any
 
-    if path not in found:
-        found[path] = _Task(open_any(path), [], set())
-    task = found[path]
+    bundle = open_any(path)
+    task = found.setdefault(bundle.identity, _Task(bundle, [], set()))
     task.requests.append(request)
     names = [one.name for one in task.bundle.manifest.variants]
     task.variants |= {*names} if variant == AUTO else {variant}
