@@ -66,9 +66,9 @@ bundles: $(VENV)/.convert
 convert-table: $(VENV)/.convert
 	@$(BIN)/python -W ignore tests/convert/table.py $(ARGS)
 
+# Every figure of bench/README.md; ARGS=--quick shows in a minute that everything runs.
 bench: $(VENV)/.demo
-	$(BIN)/python bench/frame.py $(ARGS)
-	$(BIN)/python bench/reporting.py $(ARGS)
+	@$(BIN)/python bench/run.py $(ARGS)
 
 # Kills devices, ingest and broker at random, and accounts for every event; needs mosquitto.
 KILLS  ?= 1000

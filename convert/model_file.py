@@ -10,6 +10,7 @@ import numpy as np
 
 from convert.original import Exported, Format
 from edge import seams
+from edge.accelerators import ONE_THREAD
 from edge.errors import ConfigError, EngineError
 from edge.manifest import Precision
 from edge.types import Array, Layout, TensorSpec
@@ -29,7 +30,8 @@ class ModelFile:
         self.path = path
         self.format: Format = _format(path, self.model)
         try:
-            self._engine: seams.Engine = seams.find("engines", self.format)(self.model, threads=1)
+            adapter = seams.find("engines", self.format)
+            self._engine: seams.Engine = adapter(self.model, settings=ONE_THREAD)
         except EngineError as error:
             raise EngineError(f"{path}: {error}") from error
         if len(self._engine.inputs) != 1:

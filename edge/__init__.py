@@ -29,6 +29,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from edge.bundle import Bundle
     from edge.errors import (
@@ -41,9 +43,9 @@ if TYPE_CHECKING:
         SinkError,
         SourceError,
     )
+    from edge.hints import Hints
     from edge.model import Model, load
     from edge.pipeline import Pipeline, Step
-    from edge.recognize import Hints
     from edge.types import Classification, Detections, Frame, Reading
     from edge.wire import Event
 
@@ -73,7 +75,7 @@ _HOMES = {
     "Bundle": "bundle",
     "Model": "model",
     "load": "model",
-    "Hints": "recognize",
+    "Hints": "hints",
     "Pipeline": "pipeline",
     "Step": "pipeline",
     "Classification": "types",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -134,6 +134,37 @@ TABLE: Mapping[str, Accelerator] = {
 }
 """In the order in which "auto" tries them."""
 
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a runtime is set up, beyond where it runs; `edge tune` finds the fastest.
+
+    `threads` 0: as many as there are cores, at most 4. `spinning`: ONNX Runtime's threads wait
+    busily, which is faster alone and halves the throughput when a core is busy elsewhere. `layout`
+    says whether ONNX Runtime reorders pictures and weights in blocks (its last level of
+    optimisation), `arena` whether it keeps the memory that it once took. `xnnpack`: LiteRT's
+    faster kernels. An engine ignores what its runtime does not have.
+    """
+
+    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+    spinning: bool = False
+    layout: Literal["blocked", "plain"] = "blocked"
+    arena: bool = True
+    xnnpack: bool = True
+
+    def __str__(self) -> str:
+        words = [f"{self.threads or 'default'} threads" if self.threads != 1 else "1 thread"]
+        words += [name for name in ("spinning",) if self.spinning]
+        words += ["plain layout"] if self.layout == "plain" else []
+        words += [f"no {name}" for name in ("arena", "xnnpack") if not getattr(self, name)]
+        return ", ".join(words)
+
+
+DEFAULT = Settings()
+ONE_THREAD = Settings(threads=1)
+"""What an engine is built with unless somebody says otherwise."""
+
+_ON_CORES = (CPU, "xnnpack", "acl")
+
 SHAPE_OPS = frozenset({"Shape", "Size", "Constant", "ConstantOfShape", "Range"})
 """Operators that `require` lets run on the CPU: they reckon with shapes, of which the CPU knows."""
 
@@ -142,15 +173,24 @@ SHAPE_OPS = frozenset({"Shape", "Size", "Constant", "ConstantOfShape", "Range"})
 class EngineRequest:
     """Which engine somebody asks for. `options` None: the accelerator's defaults.
 
-    `max_latency_ms` is what one inference may take, 0 for no bound.
+    `max_latency_ms` is what one inference may take, 0 for no bound; `slots` how many may be under
+    way at once at most, 0 for as many as there are cores for.
     """
 
     engine: str = AUTO
     accelerator: str = CPU
     options: Options | None = None
     policy: Policy = "prefer"
-    threads: int = 0
+    settings: Settings = DEFAULT
+    slots: int = 0
     max_latency_ms: float = 0.0
+
+    @property
+    def on_cores(self) -> bool:
+        """Whether it is the cores of this machine that run the model."""
+        if isinstance(self.options, OpenVinoOptions):
+            return self.options.device == "CPU"
+        return self.accelerator in _ON_CORES
 
 
 def names() -> list[str]:

@@ -11,18 +11,20 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edge import board, seams
+from edge import __version__, board, seams
 from edge.bundle import Bundle
 from edge.clock import Clock, ClockWatch
-from edge.config import Config
+from edge.config import Config, PipelineConfig
 from edge.engines.guard import Guard
 from edge.engines.host import Hosts
 from edge.errors import ConfigError, EdgeError, SinkError
+from edge.lanes import workers
+from edge.model import open_any
 from edge.outbox import HIGH, Outbox
 from edge.pipeline import Pipeline
 from edge.sender import Sender
@@ -60,15 +62,22 @@ class Agent:
             trial_s=config.engines.trial_s,
             hang_s=config.engines.hang_s,
         )
-        self._hosts = Hosts(self._guard)
         self._started_s = time.monotonic()
         self.pipelines: list[Pipeline] = []
+        opened: list[tuple[PipelineConfig, Bundle]] = []
+        for pipeline in config.pipelines:
+            with _named(config, pipeline):
+                bundle = (bundles or {}).get(pipeline.name) or open_any(pipeline.bundle)
+            opened.append((pipeline, bundle))
+        self._hosts = Hosts(self._guard, workers=sum(workers(*each) for each in opened))
         try:
-            for pipeline in config.pipelines:
-                opened = (bundles or {}).get(pipeline.name)
-                self.pipelines.append(
-                    _build_pipeline(config, pipeline, self._hosts, self._clock, opened)
-                )
+            for pipeline, bundle in opened:
+                with _named(config, pipeline):
+                    self.pipelines.append(
+                        Pipeline.from_config(
+                            pipeline, hosts=self._hosts, clock=self._clock, bundle=bundle
+                        )
+                    )
             sinks = {
                 sink.name: seams.find("sinks", sink.type)(sink.options, device=config.device.id)
                 for sink in config.sinks
@@ -273,7 +282,7 @@ class Agent:
             device=self._config.device.id,
             online=True,
             connection=connection,
-            version=package_version(),
+            version=__version__,
             epoch=self.outbox.epoch,
             last_seq=self.outbox.last_seq,
             pipelines={pipeline.name: pipeline.state for pipeline in self.pipelines},
@@ -315,19 +324,11 @@ class Agent:
         self._hosts.close()
 
 
-def package_version() -> str:
-    """The installed version of Edgewright."""
+@contextmanager
+def _named(config: Config, pipeline: PipelineConfig) -> Iterator[None]:
+    """What is wrong, is wrong in this pipeline of this file."""
     try:
-        return version("edgewright")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def _build_pipeline(
-    config: Config, pipeline: Any, hosts: Hosts, clock: Clock, bundle: Bundle | None
-) -> Pipeline:
-    try:
-        return Pipeline.from_config(pipeline, hosts=hosts, clock=clock, bundle=bundle)
+        yield
     except ConfigError as error:
         where = f"{config.path}: pipeline {pipeline.name}"
         raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error

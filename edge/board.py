@@ -1,7 +1,8 @@
-"""What the board shows of itself: memory in use and temperature."""
+"""What the board shows of itself: memory in use and temperature; and memory given back to it."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -15,6 +16,14 @@ def memory_mb() -> float:
     except (OSError, ValueError, IndexError):
         return 0.0
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+
+
+def give_back_memory() -> None:
+    """Let the C library hand back what building and proving engines took and left; glibc only."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        pass
 
 
 def temperature_c(root: Path = _THERMAL) -> float | None:

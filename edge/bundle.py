@@ -1,7 +1,8 @@
 """Bundles: read, verify, write. The written format is BUNDLE.md.
 
 Invariant: a `Bundle` that was opened has had every digest verified, and `read` verifies again the
-very bytes that it returns, so that engines get verified bytes and never a path.
+very bytes that it returns, so that engines get verified bytes and never a path. Opening a directory
+imports no more than that needs: archives and writing have their modules where they are used.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ import hashlib
 import io
 import os
 import re
-import shutil
-import tarfile
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 import msgspec
 
 from edge.errors import BundleError
 from edge.manifest import CAPABILITIES, FORMAT, FileEntry, Manifest
+
+if TYPE_CHECKING:
+    import tarfile
 
 MANIFEST = "manifest.json"
 BUILTIN = "builtin:"
@@ -31,6 +32,17 @@ MAX_FILE_BYTES = 2 << 30
 MAX_FILES = 1000
 
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*\Z")
+
+_MODEL_ENDINGS: Mapping[str, Literal["onnx", "tflite"]] = {
+    ".onnx": "onnx",
+    ".tflite": "tflite",
+    ".lite": "tflite",
+}
+
+
+def model_format(path: str | os.PathLike[str]) -> Literal["onnx", "tflite"] | None:
+    """The format of what a path names when that is a model file; None for a bundle."""
+    return _MODEL_ENDINGS.get(Path(path).suffix.lower())
 
 
 class Bundle:
@@ -111,6 +123,9 @@ def write(destination: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
     `manifest.files` is filled in from `files`.
     """
+    import shutil
+    import tempfile
+
     for name in files:
         _check_name(destination, name)
     manifest = with_files(manifest, files)
@@ -149,6 +164,8 @@ def _may_be_replaced(place: Path) -> bool:
 
 def _exchange(scratch: Path, destination: Path) -> None:
     """Put `scratch` in the place of `destination`, which comes back when that fails."""
+    import shutil
+
     older = scratch.with_name(f"{scratch.name}-older")
     try:
         destination.rename(older)
@@ -178,6 +195,9 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 def pack(bundle: Bundle, archive: Path) -> None:
     """Write the bundle as its deterministic, uncompressed tar."""
+    import tarfile
+    import tempfile
+
     with tempfile.NamedTemporaryFile(dir=archive.parent, delete=False) as scratch:
         try:
             with tarfile.open(fileobj=scratch, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -202,6 +222,8 @@ def on_disk(bundle: Bundle) -> Iterator[Path]:
     if not isinstance(bundle._store, _Memory):
         yield bundle.path
         return
+    import tempfile
+
     try:
         scratch = tempfile.TemporaryDirectory(prefix="edge-bundle-")
     except OSError as error:
@@ -216,6 +238,8 @@ def on_disk(bundle: Bundle) -> Iterator[Path]:
 
 
 def _no_room(bundle: Bundle, error: OSError) -> BundleError:
+    import tempfile
+
     return BundleError(
         f"{bundle.path}: cannot be written into {tempfile.gettempdir()}: {error.strerror};"
         " save it as a bundle with --save-bundle and name that"
@@ -323,6 +347,8 @@ class _Directory:
 
 class _Tar:
     def __init__(self, archive: Path) -> None:
+        import tarfile
+
         self._archive = archive
         self._places: dict[str, tuple[int, int]] = {}
         try:

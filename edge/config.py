@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edge import accelerators, seams
-from edge.accelerators import AUTO, CPU, EngineRequest, Options
+from edge.accelerators import AUTO, CPU, EngineRequest, Options, Settings
 from edge.bundle import BUILTIN
 from edge.errors import ConfigError
 from edge.motion import MotionConfig
@@ -120,7 +119,9 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     `priority` outlive others in a full outbox. When events cannot be written, `when_full` says
     whether the pipeline waits or drops them and declares the loss; "auto" drops for live sources.
     `zones` are polygons by name, to which rules refer. A recurrent model starts anew where frames
-    are missing, and after a pause of more than `gap_s` seconds (0: however long it was).
+    are missing, and after a pause of more than `gap_s` seconds (0: however long it was). So many
+    `lanes` work on frames at once, each in a thread of its own: 0 for one, so that a frame is done
+    soonest, or one for each core where frames come from a file.
     """
 
     name: str
@@ -138,6 +139,7 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     policy: accelerators.Policy = "prefer"
     max_latency_ms: _NotNegative = 0.0
     threads: _Index = 0
+    lanes: _Index = 0
     max_fps: _NotNegative = 0.0
     min_score: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     roi: tuple[_Index, _Index, _Count, _Count] | None = None
@@ -153,7 +155,7 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
             accelerator=self.accelerator,
             options=self.accelerator_options,
             policy=self.policy,
-            threads=self.threads,
+            settings=Settings(threads=self.threads),
             max_latency_ms=self.max_latency_ms,
         )
 
@@ -213,7 +215,7 @@ class _Reader(TomlReader):
         self.refuse_unknown(document, ["device", "outbox", "engines", "pipeline", "sink"], "")
         device = self.struct(DeviceConfig, self.table(document, "device"), "device")
         if device is not None:
-            name = device.id or self._environ.get("EDGE_DEVICE_ID") or socket.gethostname()
+            name = device.id or self._environ.get("EDGE_DEVICE_ID") or os.uname().nodename
             device = msgspec.structs.replace(
                 device, id=name, state_dir=str(self.absolute(device.state_dir))
             )
@@ -299,7 +301,7 @@ class _Reader(TomlReader):
         table.pop("accelerator_options", None)
         name = table.get("accelerator", CPU)
         engine = table.get("engine", AUTO)
-        if engine not in (AUTO, *seams.names("engines")):
+        if engine != AUTO and not (isinstance(engine, str) and seams.knows("engines", engine)):
             known = ", ".join([AUTO, *seams.names("engines")])
             self.problem(at(key, "engine"), f"no engine is called {engine!r}; there are {known}")
         row = accelerators.TABLE.get(name) if isinstance(name, str) else None

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from edge import accelerators, golden, seams
-from edge.accelerators import CPU
+from edge.accelerators import CPU, Settings
 from edge.board import temperature_c
 from edge.bundle import BUILTIN, Bundle
-from edge.engines import host, trial
+from edge.engines import choose, host, trial
 from edge.engines.quarantine import Quarantine
 from edge.errors import EdgeError
 from edge.model import Model
@@ -55,7 +55,7 @@ def try_accelerators(bundle: Bundle) -> list[dict[str, Any]]:
     found = []
     for engine in seams.names("engines"):
         formats = seams.find("engines", engine).formats
-        for accelerator in host.available(engine):
+        for accelerator in choose.available(engine):
             if accelerator == CPU or accelerator not in accelerators.TABLE:
                 continue
             for variant in bundle.manifest.variants:
@@ -75,7 +75,7 @@ def _try_accelerator(bundle: Bundle, variant: str, engine: str, accelerator: str
                 engine=engine,
                 accelerator=accelerator,
                 options=accelerators.canonical(options),
-                threads=host.default_threads(),
+                settings=Settings(threads=host.default_threads()),
                 max_latency_ms=0,
             ),
             deadline_s=_TRIAL_S,

@@ -13,3 +13,9 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk of a folder, for a process without privileges."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Mapping
 
 import numpy as np
 
 from edge.wire import Latency
 
 _RECENT = 512
+_STAGES = ("preprocess", "infer", "postprocess", "stages")
 
 
 class FrameStats:
@@ -27,19 +27,13 @@ class FrameStats:
         self.idle = 0
         self.state_resets = 0
         self._skipped_s = 0.0
-        self._stages: dict[str, collections.deque[float]] = {}
-        self._moments: collections.deque[float] = collections.deque(maxlen=_RECENT)
+        self._recent: collections.deque[tuple[int, ...]] = collections.deque(maxlen=_RECENT)
 
-    def frame(self, moments_ns: Mapping[str, int]) -> None:
-        """One frame done: the moments at which its stages ended, in order, `start` first."""
+    def frame(self, moments_ns: tuple[int, ...]) -> None:
+        """One frame done: the monotonic moments at which it began and its stages ended, in order:
+        preprocess, infer, postprocess, and second models where there are any."""
         self.frames += 1
-        self._moments.append(time.monotonic())
-        before = None
-        for stage, moment_ns in moments_ns.items():
-            if before is not None:
-                recent = self._stages.setdefault(stage, collections.deque(maxlen=_RECENT))
-                recent.append((moment_ns - before) / 1e6)
-            before = moment_ns
+        self._recent.append(moments_ns)
 
     def skip(self) -> None:
         """One frame that was not worth an inference."""
@@ -48,21 +42,22 @@ class FrameStats:
 
     def idle_s(self, *, since_s: float) -> float:
         """Seconds since the last frame, or since a monotonic moment when there was none."""
-        last_s = self._moments[-1] if self._moments else since_s
+        last_s = self._recent[-1][-1] / 1e9 if self._recent else since_s
         return time.monotonic() - max(last_s, self._skipped_s)
 
     @property
     def fps(self) -> float:
         """Frames a second over the last frames."""
-        moments = self._moments.copy()
-        if len(moments) < 2 or moments[-1] == moments[0]:
-            return 0.0
-        return (len(moments) - 1) / (moments[-1] - moments[0])
+        recent = self._recent.copy()
+        lasted_ns = recent[-1][-1] - recent[0][-1] if recent else 0
+        return (len(recent) - 1) * 1e9 / lasted_ns if lasted_ns else 0.0
 
     def latencies(self) -> dict[str, Latency]:
         """Milliseconds by stage."""
-        result = {}
-        for stage, recent in list(self._stages.items()):
-            p50, p95, p99 = np.percentile(list(recent), (50, 95, 99)).round(3).tolist()
-            result[stage] = Latency(p50=p50, p95=p95, p99=p99)
+        recent, result = self._recent.copy(), {}
+        for end, stage in enumerate(_STAGES, start=1):
+            took_ms = [(frame[end] - frame[end - 1]) / 1e6 for frame in recent if end < len(frame)]
+            if took_ms:
+                p50, p95, p99 = np.percentile(took_ms, (50, 95, 99)).round(3).tolist()
+                result[stage] = Latency(p50=p50, p95=p95, p99=p99)
         return result

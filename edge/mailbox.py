@@ -36,6 +36,13 @@ class Mailbox:
             self._frames.append(frame)
             self._changed.notify_all()
 
+    def wait(self, stop: threading.Event) -> bool:
+        """Whether there is a frame to take; waits for one. False when there will be none."""
+        with self._changed:
+            while not self._frames and not self._ended and not stop.is_set():
+                self._changed.wait(_WAIT_S)
+            return bool(self._frames) and not stop.is_set()
+
     def take(self, stop: threading.Event) -> Frame | None:
         """The oldest frame; waits for one. None when the source has ended, or at `stop`."""
         with self._changed:

@@ -1,12 +1,12 @@
 """The frame loop of one source: eight hops from `source.read` to the outbox.
 
-Two threads a pipeline: one reads the source into a mailbox, the other does everything else. A live
-source's mailbox holds the newest frame only, and counts what it dropped; any other waits.
+One thread reads the source into a mailbox: a live source's holds the newest frame only, and counts
+what it dropped; any other waits. Another thread does everything else; or, with several lanes, each
+lane's thread makes predictions of frames, and rules see them in the order of the frames.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
@@ -18,7 +18,7 @@ from typing import Any, Self
 import msgspec
 
 from edge import config as configuration
-from edge import seams
+from edge import lanes, seams
 from edge.bundle import Bundle
 from edge.clock import Clock
 from edge.config import AdapterConfig, PipelineConfig
@@ -26,17 +26,18 @@ from edge.engines.host import Hosts
 from edge.errors import ConfigError, EdgeError, FrameError, SourceError
 from edge.frame_stats import FrameStats
 from edge.happenings import Happening
+from edge.lanes import Lane, Worked
 from edge.mailbox import Mailbox
 from edge.manifest import ImagePreprocess
-from edge.model import Model
+from edge.model import Model, open_any
 from edge.motion import MotionGate
+from edge.ordered import Ordered
 from edge.payloads import payload_of
-from edge.recognize.bundles import open_any
 from edge.rules import Chain
 from edge.seams import EndOfStream
 from edge.stages import Stage
 from edge.state import Gaps
-from edge.types import Detections, Frame, Outcome, Prediction
+from edge.types import Frame, Outcome, Prediction
 from edge.wire import (
     Event,
     Payload,
@@ -48,6 +49,7 @@ from edge.wire import (
 )
 
 _READ_S = 0.2
+_JOIN_S = 2.0
 _MAX_BAD_IN_A_ROW = 1000
 
 log = logging.getLogger(__name__)
@@ -56,8 +58,7 @@ Append = Callable[[Event], bool]
 """Hands an event to the outbox. False: dropped."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What one frame came to: its prediction, and what the rules found worth an event."""
 
     frame: Frame
@@ -123,7 +124,7 @@ class Pipeline:
         self.source: seams.Source = seams.find("sources", config.source.type)(
             config.source.options, name=config.name, preprocess=manifest.preprocess
         )
-        self._own_hosts = Hosts() if hosts is None else None
+        self._own_hosts = Hosts(workers=lanes.workers(config, bundle)) if hosts is None else None
         hosts = self._own_hosts if hosts is None else hosts
         self.model = Model(
             bundle,
@@ -142,16 +143,19 @@ class Pipeline:
                 if any(opened.name == other.name for other in self.stages):
                     raise ConfigError(f"stage: two are called {opened.name!r}; names must differ")
                 self.stages.append(opened)
+            self._lanes = lanes.build(config, self.model, self.stages)
         except BaseException:
             self._close_models()
             raise
-        self._gaps = Gaps(config.gap_s)
+        self._gaps = Gaps(config.gap_s) if self.model.state else None
         live = self.source.live
         self._mailbox = Mailbox(1 if live else 4, newest_wins=live)
         self.last: Step | None = None
         self._stop = threading.Event()
         self._failure: EdgeError | None = None
         self._reader: threading.Thread | None = None
+        self._parallel: Ordered[Lane, Frame, Worked] | None = None
+        self._due_s = 0.0
 
     def __iter__(self) -> Iterator[Step]:
         """Frame by frame, until the source ends or the pipeline is closed.
@@ -159,14 +163,10 @@ class Pipeline:
         SourceError when the source can never work; EngineError when the engine fails.
         """
         self._start()
-        next_due = 0.0
-        while frame := self._mailbox.take(self._stop):
-            step = self._step(frame)
+        while (worked := self._next()) is not None:
+            step = self._finish(worked)
             if step is not None:
                 yield step
-            if self._config.max_fps:
-                next_due = max(time.monotonic(), next_due + 1 / self._config.max_fps)
-                self._stop.wait(next_due - time.monotonic())
         if self._failure is not None:
             raise self._failure
 
@@ -184,29 +184,54 @@ class Pipeline:
                 if append(self._event(step.frame, payload)):
                     self.stats.events += 1
 
-    def _step(self, frame: Frame) -> Step | None:
-        """Hops three to six for one frame; None for one that is idle or cannot be used."""
-        moments = {"start": time.monotonic_ns()}
-        try:
-            if self._gate is not None and not self._gate.passes(frame):
-                self.stats.skip()
+    def _next(self) -> Worked | None:
+        if self._parallel is not None:
+            return self._parallel.fetch()
+        lane = self._lanes[0]
+        frame = self._take(lane)
+        return None if frame is None else lane.work(frame)
+
+    def _take(self, lane: Lane) -> Frame | None:
+        """The next frame that is worth an inference; None at the end.
+
+        Where other streams run the engine too, the lane has its turn first, so that a frame which
+        waited for it is not an old one, and no more threads are busy than the engine has slots.
+        """
+        while True:
+            if self._config.max_fps:
+                self._stop.wait(self._due_s - time.monotonic())
+            turn = len(self._lanes) <= lane.model.most_lanes and lane.model.shared
+            if turn and not (self._mailbox.wait(self._stop) and lane.model.take_turn(self._stop)):
                 return None
-            if self._gaps.before(frame) and self.model.state:
-                self.model.state.reset()
+            passes = False
+            try:
+                frame = self._mailbox.take(self._stop)
+                if frame is None:
+                    return None
+                if self._config.max_fps:
+                    self._due_s = max(time.monotonic(), self._due_s + 1 / self._config.max_fps)
+                passes = self._gate is None or self._gate.passes(frame)
+            finally:
+                if not passes:
+                    lane.model.give_turn()
+            if not passes:
+                self.stats.skip()
+                continue
+            if self._gaps is not None and self._gaps.before(frame):
+                lane.model.state.reset()
                 self.stats.state_resets += 1
-            tensor, geometry = self.model.preprocess(frame.data)
-            moments["preprocess"] = time.monotonic_ns()
-            raw = self.model.infer(tensor)
-            moments["infer"] = time.monotonic_ns()
-            prediction = self.model.postprocess(raw, geometry)
-            moments["postprocess"] = time.monotonic_ns()
-            if self.stages and isinstance(prediction, Detections):
-                for stage in self.stages:
-                    prediction = stage(frame.data, prediction)
-                moments["stages"] = time.monotonic_ns()
+            return frame
+
+    def _finish(self, worked: Worked) -> Step | None:
+        """Hop six: the rules. None for a frame that cannot be used."""
+        frame, prediction, moments, bad = worked
+        try:
+            if prediction is None:
+                raise bad or FrameError("no prediction")
             outcome = self._rules(prediction, frame.mono_ns, _size(frame))
         except FrameError as error:
-            self._gaps.missed()
+            if self._gaps is not None:
+                self._gaps.missed()
             self._bad_frame(error)
             return None
         self.stats.frame(moments)
@@ -249,6 +274,16 @@ class Pipeline:
                 target=self._read, name=f"source-{self.name}", daemon=True
             )
             self._reader.start()
+            if len(self._lanes) > 1:
+                self._parallel = Ordered(
+                    self._lanes,
+                    take=self._take,
+                    work=Lane.work,
+                    # What waits to be fetched grows old; from a file there is no harm in it.
+                    ahead=len(self._lanes) * (1 if self.source.live else 2),
+                    name=self.name,
+                    stopped=lambda: self._stop.is_set(),
+                )
 
     def _read(self) -> None:
         bad_in_a_row = 0
@@ -337,7 +372,9 @@ class Pipeline:
         """Stop reading and free the engine unless it is shared. May be called twice."""
         self._stop.set()
         if self._reader is not None:
-            self._reader.join(2.0)
+            self._reader.join(_JOIN_S)
+        if self._parallel is not None:
+            self._parallel.join(_JOIN_S)
         self._close_models()
 
     def __enter__(self) -> Self:

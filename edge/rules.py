@@ -26,15 +26,13 @@ class Chain:
     def __init__(self, configs: Sequence[AdapterConfig], labels: tuple[str, ...]) -> None:
         self.happened: list[Happening] = []
         self._labels = labels
-        self._rules: list[seams.Rule | None] = []
-        self._watchers: list[seams.Watcher | None] = []
+        self._steps: list[tuple[str, seams.Rule | None, seams.Watcher | None]] = []
         for config in configs:
             rule = seams.find("rules", config.type)(config.options, labels=labels)
             watches = isinstance(rule, seams.Watcher)
-            self._rules.append(None if watches else rule)
-            self._watchers.append(rule if watches else None)
-        self._names = [config.type for config in configs]
-        _check_order(self._names, self._watchers)
+            self._steps.append((config.type, None, rule) if watches else (config.type, rule, None))
+        _check_order([name for name, _, _ in self._steps], [step[2] for step in self._steps])
+        self._watched = bool(self._steps) and self._steps[-1][2] is not None
 
     def __call__(
         self, outcome: Outcome, mono_ns: int, size: tuple[int, int] = (1, 1)
@@ -45,17 +43,18 @@ class Chain:
         """
         current: Outcome | None = outcome
         self.happened = []
-        for name, rule, watcher in zip(self._names, self._rules, self._watchers, strict=True):
+        for name, rule, watcher in self._steps:
+            if current is None and watcher is None and name != "track":
+                continue
             seen = Detections.empty(self._labels) if current is None else current
             if watcher is not None:
                 if not isinstance(seen, Detections):
                     raise ConfigError(f"{name}: needs a model that detects")
                 self.happened += watcher.watch(seen, mono_ns, size)
-            elif rule is not None and (current is not None or name == "track"):
+            elif rule is not None:
                 passed = rule(seen, mono_ns)
                 current = None if current is None else passed
-        watched = self._watchers and self._watchers[-1] is not None
-        return None if watched else current
+        return None if self._watched else current
 
 
 def _check_order(names: Sequence[str], watchers: Sequence[seams.Watcher | None]) -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from edge.errors import ConfigError
 from edge.happenings import Happening
 from edge.types import Array, Detections, Frame, Geometry, Outcome, Prediction, TensorSpec
 from edge.wire import Batch, Placement, SourceState, State, StoredEvent, Telemetry
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 SOURCES = {
     "camera": "edge.sources.camera:Camera",
@@ -113,9 +115,9 @@ class Engine(Protocol):
     """Runs one variant on one accelerator; stateless, not thread-safe (see EngineHost).
 
     Built as `(model: bytes, *, accelerator: str, options: Options | None, precision: str,
-    threads: int)`; EngineError when it cannot run the model there. `formats` are the variants that
-    it takes; `name` is where it runs, e.g. onnx:cpu; `placement` what the runtime says of it;
-    `version` names the runtime.
+    settings: Settings)`; EngineError when it cannot run the model there. `formats` are the
+    variants that it takes; `name` is where it runs, e.g. onnx:cpu; `placement` what the runtime
+    says of it; `version` names the runtime.
     """
 
     formats: ClassVar[tuple[str, ...]]
@@ -125,8 +127,21 @@ class Engine(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Named tensors in, named tensors out. The outputs belong to the caller."""
+    def run(
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """Named tensors in, named tensors out. The outputs belong to the caller.
+
+        `into` holds arrays, kept by the caller, for outputs of fixed shape: those are written in
+        place and returned, and the engine may keep both them and the inputs bound. Any other
+        output is a fresh array.
+
+        EngineError for what does not fit, and when the runtime fails.
+        """
+
+    def twin(self) -> Engine:
+        """Another engine with the same model and settings, which may run at the same time as this
+        one and is closed by itself. EngineError when there can be none."""
 
     def close(self) -> None:
         """Free what the runtime holds."""
@@ -208,13 +223,20 @@ class Watcher(Protocol):
 
 
 @functools.cache
-def _installed(seam: str) -> dict[str, importlib.metadata.EntryPoint]:
+def _installed(seam: str) -> dict[str, EntryPoint]:
+    import importlib.metadata  # 15 ms, for names that the tables above do not have
+
     return {point.name: point for point in importlib.metadata.entry_points(group=f"edge.{seam}")}
 
 
 def names(seam: str) -> list[str]:
     """The names that a seam's table knows, installed packages included."""
     return sorted({*_TABLES[seam], *_installed(seam)})
+
+
+def knows(seam: str, name: str) -> bool:
+    """Whether a seam's table has that name; only for a foreign one are packages searched."""
+    return name in _TABLES[seam] or name in _installed(seam)
 
 
 def find(seam: str, name: str) -> Any:

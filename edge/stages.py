@@ -6,6 +6,7 @@ becomes an attribute of the detection; the detection itself stays as it is.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Self
 
@@ -15,9 +16,8 @@ from edge.config import StageConfig
 from edge.engines.host import Hosts
 from edge.errors import ConfigError
 from edge.manifest import ImagePreprocess
-from edge.model import Model
+from edge.model import Model, open_any
 from edge.reading import main_row
-from edge.recognize.bundles import open_any
 from edge.types import Array, Attribute, Classification, Detections, Prediction
 
 _FINDS_BOXES = ("detect", "instance", "keypoints", "oriented")
@@ -72,6 +72,12 @@ class Stage:
         except ConfigError:
             model.close()
             raise
+
+    def lane(self) -> Self:
+        """The same stage for another thread."""
+        lane = copy.copy(self)
+        lane.model = self.model.lane()
+        return lane
 
     def __call__(self, picture: Array, found: Detections) -> Detections:
         """The same detections with one more attribute: of the wanted classes the best

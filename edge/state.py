@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edge.errors import BundleError, FrameError
+from edge.finite import all_finite
 from edge.manifest import StatePair, Variant
 from edge.types import Array, Frame, TensorSpec
 
@@ -66,7 +67,7 @@ class State:
         FrameError when it is not finite: it would never be again, so that it starts anew.
         """
         for pair in self._pairs:
-            if not np.isfinite(outputs[pair.output]).all():
+            if not all_finite(outputs[pair.output]):
                 self.reset()
                 raise FrameError(f"the model's state {pair.output} is not finite; it starts anew")
             self._inputs[pair.input] = outputs[pair.output]

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    import socket
 
 SOCKET = "agent.sock"
 _ACCEPT_S = 0.2
@@ -33,6 +35,8 @@ class StatusServer:
 
     def run(self, stop: threading.Event) -> None:
         """Answer until stopped; the socket is removed at the end."""
+        import socket  # while the first frame is inferred, and not before
+
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server,
             _short(self._folder) as folder,
@@ -71,6 +75,8 @@ def ask(folder: Path, timeout_s: float = 5.0) -> dict[str, Any]:
 
     OSError (ConnectionRefusedError, FileNotFoundError, TimeoutError) when there is none.
     """
+    import socket
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, _short(folder) as short:
         client.settimeout(timeout_s)
         client.connect(os.path.join(short, SOCKET))

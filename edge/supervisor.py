@@ -1,23 +1,21 @@
-"""The parent of an agent: starts it as a child and restarts it with back-off when it dies.
+"""The parent of an agent: forks it as its child and restarts it with back-off when it dies.
 
-A child that was stopped, or that has ended by itself, is not restarted; nor is one that fails in
-its first seconds with an error that a restart would meet again. One that ended because an engine
-went bad is started again at once, since the next start takes another engine.
+Invariant: the parent forks before it has imported anything that it does not need itself, so that
+supervision costs no second start of the interpreter and next to no memory; everything else, down
+to reading the command line, is the child's. A child that was stopped, or that has ended by itself,
+is not restarted; nor is one that fails in its first seconds with an error that a restart would meet
+again. One that ended because an engine went bad is started again at once, since the next start
+takes another engine.
 """
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from edge.backoff import backoff_s
 from edge.signals import call_on_signals
 
 _EARLY_S = 10.0
@@ -26,38 +24,56 @@ _NEVER_RESTART = {0, 2, 3, 6, 130}  # done; mend it first; delivered later; Ctrl
 _OUR_ERRORS = range(2, 8)
 _WITHOUT_THAT_ENGINE = 9  # it is in quarantine now: what comes next is another one
 _PR_SET_PDEATHSIG = 1
-CHILD_MARK = "EDGE_SUPERVISED"
+_STOPS = {signal.SIGTERM, signal.SIGINT}
 
-log = logging.getLogger(__name__)
+start = 0
+"""Which start of the agent this process is: 1 for the first child, 0 where nobody supervises it."""
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run `edge run` with these arguments as a child until it ends for good; its exit code."""
-    stopping = threading.Event()
-    child: subprocess.Popen[bytes] | None = None
+def is_asked(arguments: Sequence[str]) -> bool:
+    """Whether a command line (of `sys.argv`) is an agent under a parent."""
+    return list(arguments[1:2]) == ["run"] and "--no-supervise" not in arguments
 
-    starting = threading.Lock()
+
+def run(tell: Callable[[str], None]) -> int | None:
+    """Fork an agent until it ends for good: its exit code in the parent, None in every child.
+
+    `tell` is given what is to be logged of a restart.
+    """
+    global start
+    stopping, starting = threading.Event(), threading.Lock()
+    child = 0
 
     def stop() -> None:
         with starting:
             stopping.set()
-            if child is not None:
-                child.terminate()  # not SIGINT: a child that still imports shows a traceback for it
+            if child:
+                os.kill(child, signal.SIGTERM)
 
+    before = {number: signal.getsignal(number) for number in _STOPS}
     call_on_signals(stop)
-    failures = 0
+    failures = starts = 0
     while True:
-        started_s = time.monotonic()
-        # In a session of its own, so that a terminal's Ctrl-C reaches it once, through us.
+        started_s, parent = time.monotonic(), os.getpid()
         with starting:
             if stopping.is_set():
                 return 0
-            child = subprocess.Popen(
-                [sys.executable, "-m", "edge", "run", *arguments],
-                start_new_session=True,
-                env={**os.environ, CHILD_MARK: str(os.getpid())},
-            )
-        code = child.wait()
+            starts += 1
+            signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+            child = os.fork()
+            if not child:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+                _follow(parent)
+                start = starts
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+        if not child:
+            return None
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        with starting:  # from here on its number may be anybody's
+            _, status = os.waitpid(child, 0)
+            child = 0
+        code = os.waitstatus_to_exitcode(status)
         lasted_s = time.monotonic() - started_s
         if stopping.is_set():
             return max(code, 0)
@@ -65,21 +81,29 @@ def run(arguments: Sequence[str]) -> int:
         if code in _NEVER_RESTART or (code in _OUR_ERRORS and first_and_early):
             return code
         failures = 1 if lasted_s > 10 * _EARLY_S else failures + 1
-        wait_s = 0.0 if code == _WITHOUT_THAT_ENGINE else backoff_s(failures - 1, _BACKOFF_S)
-        log.error("the agent ended with %s; starting it again in %.1f s", _name(code), wait_s)
+        wait_s = 0.0 if code == _WITHOUT_THAT_ENGINE else _backoff_s(failures - 1)
+        tell(f"the agent ended with {_name(code)}; starting it again in {wait_s:.1f} s")
         stopping.wait(wait_s)
-        if stopping.is_set():
-            return 0
 
 
-def follow_parent() -> None:
-    """In the child: be terminated when the parent dies, however it dies (Linux only)."""
+def _follow(parent: int) -> None:
+    """In the child: a session of its own, so that a terminal's Ctrl-C reaches it once, through the
+    parent; and be terminated when the parent dies, however it dies (Linux only)."""
+    import ctypes
+
+    os.setsid()
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     except (OSError, AttributeError):
-        log.debug("no prctl here: this agent outlives a killed parent")
-    if os.environ[CHILD_MARK] != str(os.getppid()):  # it died before we asked
+        pass  # no prctl here: this agent outlives a killed parent
+    if os.getppid() != parent:  # it died before we asked
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _backoff_s(failures: int) -> float:
+    from edge.backoff import backoff_s
+
+    return backoff_s(failures, _BACKOFF_S)
 
 
 def _name(code: int) -> str:

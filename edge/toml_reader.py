@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -112,6 +111,8 @@ class TomlReader:
         """Every key that is not known is a mistake."""
         for name in table:
             if name not in known:
+                import difflib
+
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
                 self.problem(at(key, name), f"unknown key; {hint}")

@@ -259,7 +259,8 @@ class PipelineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine: its runs for all `streams`, how long they took and how long they waited for it.
+    """One engine: its runs for all `streams`, of which `slots` may be under way at once, how long
+    they took and how long they waited for it.
 
     Counted are outputs that were not finite, checks because the output stood still, and runs that
     took longer than they may.
@@ -272,6 +273,7 @@ class EngineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
     not_finite: int
     still: int
     over_time: int
+    slots: int = 1
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True):

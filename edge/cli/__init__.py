@@ -8,15 +8,17 @@ Commands are found in the table below and in the entry points `edge.commands`. E
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import signal
 import sys
-import traceback
+from typing import TYPE_CHECKING
 
 import click
 
 from edge.errors import ConfigError, EdgeError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 COMMANDS = {
     "check": "edge.cli.check",
@@ -29,6 +31,7 @@ COMMANDS = {
     "inspect": "edge.cli.inspect",
     "run": "edge.cli.run",
     "status": "edge.cli.status",
+    "tune": "edge.cli.tune",
 }
 
 
@@ -51,7 +54,9 @@ class _Commands(click.Group):
         return None
 
 
-def _installed() -> tuple[importlib.metadata.EntryPoint, ...]:
+def _installed() -> tuple[EntryPoint, ...]:
+    import importlib.metadata
+
     return tuple(importlib.metadata.entry_points(group="edge.commands"))
 
 
@@ -86,6 +91,8 @@ def main(command: click.Command = edge) -> None:
         sys.exit(1)
     except Exception as error:
         if os.environ.get("EDGE_DEBUG"):
+            import traceback
+
             traceback.print_exc()
         click.echo(
             f"edge: unexpected {type(error).__name__}: {error}"

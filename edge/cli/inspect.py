@@ -9,11 +9,10 @@ from typing import Any
 import click
 import msgspec
 
-from edge.bundle import Bundle
+from edge.bundle import Bundle, model_format
 from edge.cli import logs, model_options, tables
 from edge.errors import BundleError, EngineError
 from edge.manifest import Manifest
-from edge.recognize.bundles import is_model, recognize_file
 
 
 @click.command("inspect")
@@ -29,7 +28,9 @@ def command(bundle: str, run_cases: bool, markdown: bool, as_json: bool, **given
     which option each assumption is overridden, here and in `edge run --model`.
     """
     logs.configure(quiet=True)
-    if is_model(bundle):
+    if model_format(bundle):
+        from edge.recognize.bundles import recognize_file
+
         recognition, made = recognize_file(bundle, model_options.hints_of(given))
         if as_json:
             notes = [msgspec.to_builtins(note) for note in recognition.assumptions]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 import msgspec
 
 from edge.cli import tables
 from edge.errors import ConfigError
+from edge.hints import NORMALISATIONS, Hints
 from edge.manifest import Task
-from edge.recognize import NORMALISATIONS, Hints, Recognition
 from edge.toml_reader import NAME_PATTERN
+
+if TYPE_CHECKING:
+    from edge.recognize import Recognition
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 _VIDEOS = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".ts", ".m4v", ".mpg", ".mpeg"}

@@ -1,16 +1,16 @@
-"""`edge run`: run an edge.toml, or any model on a source, under a small supervising parent."""
+"""`edge run`: run an edge.toml, or any model on a source; the parent is edge.supervisor's."""
 
 from __future__ import annotations
 
+import gc
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edge import board, supervisor
 from edge import config as configuration
-from edge import supervisor
 from edge.bundle import Bundle
 from edge.cli import logs, model_options
 from edge.config import Config
@@ -27,7 +27,12 @@ from edge.signals import stop_on_signals
 @click.option("--state-dir", default="edge-state", show_default=True, help="For the outbox.")
 @click.option("--save-bundle", metavar="DIR", help="Write the recognised model as a bundle.")
 @model_options.model_options
-@click.option("--no-supervise", is_flag=True, help="Run without the parent that restarts it.")
+@click.option(  # read by edge.supervisor, before this is
+    "--no-supervise",
+    is_flag=True,
+    expose_value=False,
+    help="Run without the parent that restarts it.",
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
 @click.option("-v", "--verbose", is_flag=True, help="Log details.")
 def command(
@@ -38,7 +43,6 @@ def command(
     device: str,
     state_dir: str,
     save_bundle: str | None,
-    no_supervise: bool,
     log_format: str,
     verbose: bool,
     **given: Any,
@@ -54,43 +58,41 @@ def command(
     a container.
     """
     logs.configure(log_format, verbose=verbose)
-    supervised = supervisor.CHILD_MARK in os.environ
     if model is None:
         _refuse_without_model(source, broker, device, save_bundle, given)
         loaded = configuration.load(config)
-        arguments = [config]
     else:
         if source is None:
             raise ConfigError("--model needs a --source: a camera, a video, pictures or samples")
         loaded = _config(Path(model), source, broker, device=device, state_dir=state_dir)
-        arguments = sys.argv[sys.argv.index("run") + 1 :]
-    if supervised:
-        supervisor.follow_parent()
     bundles = {}
-    if model is not None and (no_supervise or save_bundle):
-        from edge.recognize.bundles import recognize_file, save
-
-        recognition, bundle = recognize_file(model, model_options.hints_of(given))
-        if not supervised:
-            model_options.show(recognition, err=True)
-        if save_bundle:
-            bundle = Bundle.open(save_bundle) if supervised else save(bundle, Path(save_bundle))
-        bundles = {loaded.pipelines[0].name: bundle}
-    elif model is not None:
-        # Said here, once, and not by every child that is started.
-        from edge.recognize.bundles import recognize_file
-
-        model_options.show(recognize_file(model, model_options.hints_of(given))[0], err=True)
-    if not no_supervise:
-        rest = ["--no-supervise", "--log-format", log_format, *(["--verbose"] if verbose else [])]
-        sys.exit(supervisor.run([*arguments, *rest]))
+    if model is not None:
+        bundles[loaded.pipelines[0].name] = _recognize(model, save_bundle, given)
     stop = stop_on_signals()
     from edge.agent import Agent
     from edge.engines import guard
 
     guard.arm(Path(loaded.device.state_dir))
     agent = Agent(loaded, bundles=bundles)
+    gc.freeze()  # what stands now stands for good, and need not be looked through again and again
+    gc.enable()
+    board.give_back_memory()
     agent.run(stop)
+
+
+def _recognize(model: str, save_bundle: str | None, given: dict[str, Any]) -> Bundle:
+    """The model as a bundle. What is assumed of it is said, and the bundle saved, by the first
+    agent, and not again by one that was started in its place."""
+    from edge.recognize.bundles import recognize_file, save
+
+    if supervisor.start > 1 and save_bundle and Path(save_bundle).exists():
+        return Bundle.open(save_bundle)
+    recognition, bundle = recognize_file(model, model_options.hints_of(given))
+    if supervisor.start <= 1:
+        model_options.show(recognition, err=True)
+        if save_bundle:
+            return save(bundle, Path(save_bundle))
+    return bundle
 
 
 def _refuse_without_model(

@@ -2,28 +2,84 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+from collections.abc import Callable
+
 from edge import seams
-from edge.accelerators import EngineRequest
+from edge.accelerators import CPU, EngineRequest
 from edge.bundle import Bundle
-from edge.errors import BundleError
+from edge.engines.optimised import Entry, Optimised
+from edge.errors import BundleError, EngineError
 from edge.manifest import Variant
 from edge.types import TensorSpec
 
 
-def build(bundle: Bundle, variant: Variant, name: str, request: EngineRequest) -> seams.Engine:
-    """EngineError when it cannot be had here; BundleError when the model is not as listed."""
-    engine: seams.Engine = seams.find("engines", name)(
-        bundle.read(variant.file),
+def build(
+    bundle: Bundle,
+    variant: Variant,
+    name: str,
+    request: EngineRequest,
+    *,
+    kept: Entry | None = None,
+) -> seams.Engine:
+    """EngineError when it cannot be had here; BundleError when the model is not as listed.
+
+    The model is taken from `kept` where it was optimised before, else kept there (see `keepable`).
+    """
+    make: Callable[..., seams.Engine] = functools.partial(
+        seams.find("engines", name),
         accelerator=request.accelerator,
         options=request.options,
         precision=variant.precision,
-        threads=request.threads,
+        settings=request.settings,
     )
+    engine = None
+    if kept is not None:
+        engine = _known(make, kept) or _kept(make, kept, bundle.read(variant.file))
+    engine = engine or make(bundle.read(variant.file))
     try:
         _check_fit(bundle, variant, engine)
     except BundleError:
         engine.close()
         raise
+    return engine
+
+
+def keepable(
+    optimised: Optimised, bundle: Bundle, variant: Variant, name: str, request: EngineRequest
+) -> Entry | None:
+    """Where this model is kept as its runtime optimised it; None where that means nothing."""
+    if (name, request.accelerator) != ("onnx", CPU):
+        return None
+    version = importlib.import_module(seams.find("engines", name).__module__).version()
+    digest = bundle.manifest.files[variant.file].sha256
+    return optimised.entry(digest, version, request.settings.layout)
+
+
+def _known(make: Callable[..., seams.Engine], kept: Entry) -> seams.Engine | None:
+    """From what is kept; None when nothing is, or nothing that the runtime takes."""
+    model = kept.read()
+    if model is None:
+        return None
+    try:
+        return make(model, optimised=True)
+    except EngineError:
+        kept.drop()
+        return None
+
+
+def _kept(make: Callable[..., seams.Engine], kept: Entry, model: bytes) -> seams.Engine | None:
+    """From the model itself, which is kept as it was optimised; None when that cannot be."""
+    place = kept.place(len(model))
+    if place is None:
+        return None
+    try:
+        engine = make(model, keep=place)
+    except EngineError:  # of the model, which is tried again without this, or of the disk
+        place.unlink(missing_ok=True)
+        return None
+    kept.keep(place)
     return engine
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import statistics
 import time
 from collections.abc import Mapping
 from typing import Literal
@@ -17,6 +16,7 @@ import numpy as np
 
 from edge.bundle import Bundle
 from edge.errors import BundleError, EngineError
+from edge.finite import all_finite
 from edge.manifest import GoldenCase, Variant
 from edge.seams import Engine
 from edge.state import State
@@ -52,16 +52,20 @@ class Proof:
     latency_ms: float
 
 
-def prove(engine: Engine, bundle: Bundle, variant: Variant, *, max_latency_ms: float = 0) -> Proof:
+def prove(
+    engine: Engine,
+    bundle: Bundle,
+    variant: Variant,
+    *,
+    max_latency_ms: float = 0,
+    timed: bool = False,
+) -> Proof:
     """Run the variant's golden cases. EngineFault: not_finite, wrong or slow.
 
-    A variant without cases of its own is run on zeros, and only has to be finite.
+    A variant without cases of its own is run on zeros, and only has to be finite. The time is taken
+    where it is asked for, or bounded; else it is 0, and an agent starts so much sooner.
     """
-    cases = [
-        case
-        for case in bundle.manifest.golden
-        if (case.kind, case.variant) == ("variant", variant.name)
-    ]
+    cases = _cases(bundle, variant, "variant")
     worst, inputs = 0.0, _inputs(variant, None)
     for case in cases:
         inputs = _inputs(variant, read_array(bundle, case.input))
@@ -69,16 +73,35 @@ def prove(engine: Engine, bundle: Bundle, variant: Variant, *, max_latency_ms: f
     if not cases:
         _need_finite(engine.run(inputs))
     took_ms = []
-    for _ in range(_RUNS):
+    for _ in range(_RUNS if timed or max_latency_ms else 0):
         began = time.perf_counter()
         engine.run(inputs)
         took_ms.append((time.perf_counter() - began) * 1e3)
-    latency_ms = statistics.median(took_ms)
+    latency_ms = sorted(took_ms)[_RUNS // 2] if took_ms else 0.0
     if max_latency_ms and latency_ms > max_latency_ms:
         raise EngineFault(
             "slow", f"one inference takes {latency_ms:.1f} ms where {max_latency_ms:g} are allowed"
         )
     return Proof(cases=len(cases), error=worst, latency_ms=round(latency_ms, 3))
+
+
+def hold_to_original(engine: Engine, bundle: Bundle, variant: Variant) -> None:
+    """Run the golden cases with the original's outputs: what is wrong by them is the variant
+    itself, whichever engine runs it. EngineFault: not_finite or wrong."""
+    for case in _cases(bundle, variant, "reference"):
+        _hold(engine.run(_inputs(variant, read_array(bundle, case.input))), bundle, case)
+
+
+def golden_inputs(bundle: Bundle, variant: Variant) -> dict[str, Array]:
+    """An input on which a variant can be tried: of its golden case, or zeros."""
+    cases = _cases(bundle, variant, "variant")
+    return _inputs(variant, read_array(bundle, cases[0].input) if cases else None)
+
+
+def _cases(bundle: Bundle, variant: Variant, kind: str) -> list[GoldenCase]:
+    return [
+        case for case in bundle.manifest.golden if (case.kind, case.variant) == (kind, variant.name)
+    ]
 
 
 def read_array(bundle: Bundle, path: str) -> Array:
@@ -110,8 +133,8 @@ def range_error(actual: Array, expected: Array) -> float:
 
 
 def is_finite(outputs: Mapping[str, Array]) -> bool:
-    """Whether no floating-point output holds NaN or infinity."""
-    return all(np.isfinite(array).all() for array in outputs.values() if array.dtype.kind == "f")
+    """Whether no output holds NaN or infinity."""
+    return all(map(all_finite, outputs.values()))
 
 
 def _inputs(variant: Variant, frame: Array | None) -> dict[str, Array]:

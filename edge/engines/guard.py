@@ -18,12 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
+
 from edge import accelerators, seams
 from edge.accelerators import DelegateOptions, EngineRequest, PluginOptions
 from edge.bundle import Bundle, on_disk
 from edge.engines import marks, trial
-from edge.engines.building import build
+from edge.engines.building import build, keepable
 from edge.engines.faults import EngineFault, Kind, prove
+from edge.engines.optimised import Optimised
 from edge.engines.quarantine import Quarantine, Record, Suspect, library_digest
 from edge.engines.watch import Watch
 from edge.errors import BundleError, EngineError
@@ -53,10 +56,11 @@ class Guard:
         self, folder: Path, *, trial_s: float = 60.0, hang_s: float = 30.0, marks: bool = True
     ) -> None:
         self.quarantine = Quarantine(folder)
-        self._folder = folder
-        self._trial_s = trial_s
+        self.folder = folder
+        self.trial_s = trial_s
         self._hang_s = hang_s
-        self._marks = marks
+        self.writes = marks
+        """Whether it may leave things in its folder."""
         self._watches: list[Watch] = []
         self._inside_s: dict[int, tuple[int, float]] = {}
         self._alarms: collections.deque[AlarmData] = collections.deque()
@@ -82,13 +86,8 @@ class Guard:
                 self._try_first(bundle, variant, name, request)
             mark = self._mark(suspect)
             try:
-                with self._inside(mark):
-                    engine = build(bundle, variant, name, request)
-                    try:
-                        prove(engine, bundle, variant, max_latency_ms=request.max_latency_ms)
-                    except BaseException:
-                        engine.close()
-                        raise
+                with self.inside(mark):
+                    engine = self._proved(bundle, variant, name, request)
             except BaseException:
                 if mark:
                     mark.remove()
@@ -96,15 +95,78 @@ class Guard:
         except EngineFault as fault:
             self.accuse(suspect, fault.kind, fault.detail, evidence=fault.evidence)
             raise
+        return engine, self._watch(
+            suspect, mark, engine, bundle, variant, max_latency_ms=request.max_latency_ms
+        )
+
+    def _proved(
+        self, bundle: Bundle, variant: Variant, name: str, request: EngineRequest
+    ) -> seams.Engine:
+        """Built and proved. What was kept of the model may be to blame for a fault: without it the
+        engine has another chance."""
+        place = Optimised(self.folder) if self.writes else None
+        kept = keepable(place, bundle, variant, name, request) if place else None
+        while True:
+            engine = build(bundle, variant, name, request, kept=kept)
+            try:
+                prove(engine, bundle, variant, max_latency_ms=request.max_latency_ms)
+            except BaseException as error:
+                engine.close()
+                if kept is None or not isinstance(error, EngineFault):
+                    raise
+                kept.drop()
+                kept = None
+            else:
+                return engine
+
+    def admit_twin(
+        self, engine: seams.Engine, watch: Watch, bundle: Bundle, variant: Variant
+    ) -> tuple[seams.Engine, Watch]:
+        """A twin of an engine that was let in, and its own watch.
+
+        A plain one is not proved again: it is the same model in the same runtime. EngineFault (and
+        both are in quarantine now), or EngineError when there are no twins.
+        """
+        suspect = watch.suspect
+        mark = self._mark(suspect)
+        try:
+            with self.inside(mark):
+                twin = engine.twin()
+                try:
+                    if suspect.risky:
+                        prove(twin, bundle, variant, max_latency_ms=watch.max_latency_ms)
+                except BaseException:
+                    twin.close()
+                    raise
+        except BaseException as error:
+            if mark:
+                mark.remove()
+            if isinstance(error, EngineFault):
+                self.accuse(suspect, error.kind, error.detail, evidence=error.evidence)
+            raise
+        return twin, self._watch(
+            suspect, mark, twin, bundle, variant, max_latency_ms=watch.max_latency_ms
+        )
+
+    def _watch(
+        self,
+        suspect: Suspect,
+        mark: marks.Mark | None,
+        engine: seams.Engine,
+        bundle: Bundle,
+        variant: Variant,
+        *,
+        max_latency_ms: float,
+    ) -> Watch:
         watch = Watch(
             suspect,
             mark=mark,
             prove=lambda: prove(engine, bundle, variant),
             alarm=lambda code, detail: self.alarm(code, detail),
-            max_latency_ms=request.max_latency_ms,
+            max_latency_ms=max_latency_ms,
         )
         self._watches.append(watch)
-        return engine, watch
+        return watch
 
     def forget(self, watch: Watch) -> None:
         """Its engine is closed."""
@@ -145,10 +207,10 @@ class Guard:
                         engine=name,
                         accelerator=request.accelerator,
                         options=accelerators.canonical(request.options),
-                        threads=request.threads,
+                        settings=request.settings,
                         max_latency_ms=request.max_latency_ms,
                     ),
-                    deadline_s=self._trial_s,
+                    deadline_s=self.trial_s,
                 )
         except BundleError as error:
             raise EngineError(f"cannot be tried in a process of its own: {error}") from error
@@ -159,17 +221,18 @@ class Guard:
 
     def _mark(self, suspect: Suspect) -> marks.Mark | None:
         """A full disk stops no engine: a crash will then not be known for what it was."""
-        if not self._marks:
+        if not self.writes:
             return None
         try:
-            return marks.Mark(self._folder, suspect)
+            return marks.Mark(self.folder, suspect)
         except OSError as error:
-            log.warning("%s: no mark for %s: %s", self._folder, suspect.name, error)
+            log.warning("%s: no mark for %s: %s", self.folder, suspect.name, error)
             return None
 
     @contextmanager
-    def _inside(self, mark: marks.Mark | None) -> Iterator[None]:
-        """While an engine is built and proved in this process, nobody else watches the time."""
+    def inside(self, mark: marks.Mark | None) -> Iterator[None]:
+        """While an engine is built, proved or tried in this process, nobody else watches the
+        time."""
         if mark:
             mark.enter()
         _end_later(2 * self._hang_s)
@@ -250,8 +313,8 @@ class Guard:
 
     def _blame(self) -> None:
         """Read what the last process left, and accuse those that it died of."""
-        left = marks.take(self._folder)
-        trace = _take_crash(self._folder)
+        left = marks.take(self.folder)
+        trace = _take_crash(self.folder)
         for mark in left:
             kind, detail = _verdict(mark, trace)
             if kind is None:
@@ -346,6 +409,7 @@ def _suspect(bundle: Bundle, variant: Variant, name: str, request: EngineRequest
         accelerator=request.accelerator,
         version=_version(name, request.options),
         options=accelerators.canonical(request.options),
+        settings=msgspec.structs.replace(request.settings, threads=0),
         model=ModelRef(
             name=manifest.name,
             version=manifest.version,

@@ -1,88 +1,127 @@
 """EngineHost: one engine for all pipelines that use the same (bundle, variant, accelerator).
 
-Invariant: an engine is only ever run by one stream at a time, and the streams take turns.
+An engine has slots: so many runs may be under way at once, each in a twin of the engine, as many as
+threads want it and threads × slots are not more than the cores. Invariant: a slot is only ever used
+by one stream at a time, and the streams take turns.
+
+Runs of several streams are not put together into one of a larger batch: that was measured to gain
+less than a tenth for pictures, and more only for a net that takes less than handing it on does.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import importlib
 import logging
-import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, TypeVar
 
+import msgspec
 import numpy as np
 
 from edge import accelerators, seams
-from edge.accelerators import AUTO, CPU, SHAPE_OPS, EngineRequest
+from edge.accelerators import EngineRequest
 from edge.bundle import Bundle
+from edge.cores import cores
 from edge.engines.building import build
 from edge.engines.faults import EngineFault
-from edge.engines.guard import Guard, Quarantined
+from edge.engines.guard import Guard
 from edge.engines.watch import Watch
-from edge.errors import BundleError, ConfigError, EngineError
+from edge.errors import EngineError
 from edge.manifest import Variant
-from edge.types import Array
+from edge.types import Array, TensorSpec
 from edge.wire import EngineTelemetry, Latency, Placement
 
 _CLOSE_S = 3.0
+_STOP_S = 0.1
 _RECENT = 512
+_MOST_THREADS = 4
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-class Turns:
-    """A lock that is given in the order in which it was asked for.
+
+class _Waiting(Generic[T]):
+    """One who waits: `come` is locked until `item` is his."""
+
+    def __init__(self) -> None:
+        self.item: T | None = None
+        self.come = threading.Lock()
+        self.come.acquire()
+
+
+class Turns(Generic[T]):
+    """Things that are lent one by one, in the order in which they were asked for.
 
     Each stream asks with one frame at a time, so that all come round before one comes again.
     """
 
-    def __init__(self) -> None:
-        self._waiting: collections.deque[threading.Event] = collections.deque()
+    def __init__(self, things: Iterable[T]) -> None:
+        self._free = [*things]
+        self._waiting: collections.deque[_Waiting[T]] = collections.deque()
         self._lock = threading.Lock()
-        self._taken = False
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for the turn, and pass it on at the end."""
-        self.take(None)
-        try:
-            yield
-        finally:
-            self.give()
+    def take(self, timeout_s: float = -1, *, stop: threading.Event | None = None) -> T | None:
+        """Wait for a thing, at most so long or until `stop`; None when none came. `give` it back.
 
-    def take(self, timeout_s: float | None) -> bool:
-        """Wait for the turn, at most so long; False when it did not come."""
+        Waiting, one keeps one's place in the queue.
+        """
         with self._lock:
-            if not self._taken:
-                self._taken = True
-                return True
-            mine = threading.Event()
+            if self._free:
+                return self._free.pop()
+            mine = _Waiting[T]()
             self._waiting.append(mine)
-        if mine.wait(timeout_s):
-            return True
-        with self._lock:
-            if mine.is_set():
-                return True
-            self._waiting.remove(mine)
-            return False
+        try:
+            if stop is None:
+                come = mine.come.acquire(timeout=timeout_s)
+            else:
+                while not (come := mine.come.acquire(timeout=_STOP_S)) and not stop.is_set():
+                    pass
+        except BaseException:  # Ctrl-C: what comes now would be lost
+            self._leave(mine)
+            if mine.item is not None:
+                self.give(mine.item)
+            raise
+        if not come:
+            self._leave(mine)
+        return mine.item
 
-    def give(self) -> None:
+    def give(self, thing: T) -> None:
         """To the one who has waited longest."""
         with self._lock:
             if self._waiting:
-                self._waiting.popleft().set()
+                first = self._waiting.popleft()
+                first.item = thing
+                first.come.release()
             else:
-                self._taken = False
+                self._free.append(thing)
+
+    def _leave(self, mine: _Waiting[T]) -> None:
+        with self._lock:
+            if mine.item is None:
+                self._waiting.remove(mine)
+
+
+class Slot:
+    """One run at a time: an engine, who watches it, and what was counted here."""
+
+    __slots__ = ("engine", "recent_ns", "runs", "waited_ns", "watch")
+
+    def __init__(self, engine: seams.Engine, watch: Watch | None) -> None:
+        self.engine = engine
+        self.watch = watch
+        self.waited_ns = 0
+        """How long the one who has it had waited for it."""
+        self.runs = 0
+        self.recent_ns: collections.deque[tuple[int, int]] = collections.deque(maxlen=_RECENT)
+        """How long was waited for each run, and how long it took."""
 
 
 class EngineHost:
-    """Owns one engine; `infer` may be called from any thread."""
+    """Owns an engine and its twins; `infer` may be called from any thread."""
 
     def __init__(
         self,
@@ -94,104 +133,175 @@ class EngineHost:
         guard: Guard | None = None,
     ) -> None:
         """The engine called `engine`, as `guard` lets it in; without one it is not proved."""
-        request = dataclasses.replace(request, threads=request.threads or default_threads())
-        self._guard = guard
-        self._engine: seams.Engine
-        self._watch: Watch | None = None
-        if guard is None:
-            self._engine = build(bundle, variant, engine, request)
-        else:
-            self._engine, self._watch = guard.admit(bundle, variant, engine, request)
-        self._turns = Turns()
-        self._runs = 0
-        self._infer_ms: collections.deque[float] = collections.deque(maxlen=_RECENT)
-        self._wait_ms: collections.deque[float] = collections.deque(maxlen=_RECENT)
+        self.request = fit(request)
+        self.on_cores = request.on_cores
+        """Whether a run keeps cores busy, rather than a device beside them."""
+        self.most_slots = self.request.slots
+        """How many slots there are room for."""
+        self._bundle, self._variant, self._guard = bundle, variant, guard
+        self._slots = [self._first(engine, self.request)]
+        self._turns = Turns(self._slots)
+        self._wanted = 0
         self.streams = 0
         """How many streams have asked for this host."""
+
+    def _first(self, engine: str, request: EngineRequest) -> Slot:
+        if self._guard is None:
+            return Slot(build(self._bundle, self._variant, engine, request), None)
+        return Slot(*self._guard.admit(self._bundle, self._variant, engine, request))
+
+    def _twin(self) -> Slot:
+        first = self._slots[0]
+        if self._guard is None or first.watch is None:
+            return Slot(first.engine.twin(), None)
+        return Slot(*self._guard.admit_twin(first.engine, first.watch, self._bundle, self._variant))
+
+    def join(self) -> None:
+        """One stream more."""
+        self.streams += 1
+        self.widen()
+
+    def widen(self) -> None:
+        """One thread more will run the model: one slot more, if there is room for it."""
+        self._wanted += 1
+        if not len(self._slots) < min(self._wanted, self.most_slots):
+            return
+        try:
+            twin = self._twin()
+        except EngineError as error:
+            self.most_slots = len(self._slots)
+            log.warning("%s: no more than %d slots: %s", self.name, self.most_slots, error)
+            return
+        self._slots.append(twin)
+        self._turns.give(twin)
 
     @property
     def name(self) -> str:
         """Where it runs, e.g. onnx:cpu."""
-        return self._engine.name
+        return self._slots[0].engine.name
 
     @property
     def placement(self) -> Placement:
         """Where the nodes run, as the runtime tells."""
-        return self._engine.placement
+        return self._slots[0].engine.placement
 
     @property
     def telemetry(self) -> EngineTelemetry:
         """Counters and latencies so far."""
-        watch = self._watch
+        slots = self._slots
+        watches = [slot.watch for slot in slots if slot.watch]
+        recent_ns = [taken for slot in slots for taken in slot.recent_ns.copy()]
         return EngineTelemetry(
             streams=self.streams,
-            runs=self._runs,
-            infer_ms=_latency(self._infer_ms),
-            wait_ms=_latency(self._wait_ms),
-            not_finite=watch.not_finite if watch else 0,
-            still=watch.still if watch else 0,
-            over_time=watch.over_time if watch else 0,
+            slots=len(slots),
+            runs=sum(slot.runs for slot in slots),
+            infer_ms=_latency([took_ns for _, took_ns in recent_ns]),
+            wait_ms=_latency([waited_ns for waited_ns, _ in recent_ns]),
+            not_finite=sum(watch.not_finite for watch in watches),
+            still=sum(watch.still for watch in watches),
+            over_time=sum(watch.over_time for watch in watches),
         )
 
-    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the model once; the outputs belong to the caller.
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the engine gives."""
+        return self._slots[0].engine.outputs
+
+    def take(self, stop: threading.Event | None = None) -> Slot | None:
+        """Wait for one's turn, and have a slot until it is given back; None at `stop`."""
+        asked_ns = time.monotonic_ns()
+        slot = self._turns.take(stop=stop)
+        if slot is not None:
+            slot.waited_ns = time.monotonic_ns() - asked_ns
+        return slot
+
+    def give(self, slot: Slot) -> None:
+        """The turn is over."""
+        self._turns.give(slot)
+
+    def infer(
+        self,
+        inputs: Mapping[str, Array],
+        into: dict[str, Array] | None = None,
+        slot: Slot | None = None,
+    ) -> dict[str, Array]:
+        """Run the model once, in the `slot` that one has or else in one's turn; the outputs belong
+        to the caller, who may keep arrays for them: see seams.Engine.
 
         FrameError for an answer that is not finite; EngineFault when the engine has gone bad.
         """
-        asked = time.perf_counter()
-        with self._turns.turn():
-            began = time.perf_counter()
-            outputs = self._run(inputs)
-            took_ms = (time.perf_counter() - began) * 1e3
-            self._runs += 1
-            self._infer_ms.append(took_ms)
-            self._wait_ms.append((began - asked) * 1e3)
-            if self._watch is not None:
-                try:
-                    self._watch.look(inputs, outputs, took_ms)
-                except EngineFault as fault:
-                    self._gone_bad(fault)
-                    raise
-            return outputs
-
-    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        watch = self._watch
-        if watch is None:
-            return self._engine.run(inputs)
-        watch.enter()
+        if slot is not None:
+            return self._run(slot, inputs, into)
+        slot = self.take()
+        assert slot is not None
         try:
-            return self._engine.run(inputs)
+            return self._run(slot, inputs, into)
+        finally:
+            self._turns.give(slot)
+
+    def _run(
+        self, slot: Slot, inputs: Mapping[str, Array], into: dict[str, Array] | None
+    ) -> dict[str, Array]:
+        watch = slot.watch
+        began_ns = time.monotonic_ns() if watch is None else watch.enter()
+        try:
+            outputs = slot.engine.run(inputs, into)
         except EngineError as error:
-            failure = watch.failed(error)
-            if isinstance(failure, EngineFault):
-                self._gone_bad(failure)
-                raise failure from error
+            self._failed(watch, error)
             raise
         finally:
-            watch.leave()
+            ended_ns = time.monotonic_ns() if watch is None else watch.leave()
+        took_ns = ended_ns - began_ns
+        slot.runs += 1
+        slot.recent_ns.append((slot.waited_ns, took_ns))
+        if watch is not None:
+            try:
+                watch.look(inputs, outputs, took_ns / 1e6)
+            except EngineFault as fault:
+                self._gone_bad(watch, fault)
+                raise
+        return outputs
 
-    def _gone_bad(self, fault: EngineFault) -> None:
-        if self._guard is not None and self._watch is not None:
-            self._guard.bad(self._watch, fault)
+    def _failed(self, watch: Watch | None, error: EngineError) -> None:
+        """An error in the middle of work; EngineFault where the engine is to blame."""
+        failure = error if watch is None else watch.failed(error)
+        if isinstance(failure, EngineFault):
+            self._gone_bad(watch, failure)
+            raise failure from error
+
+    def _gone_bad(self, watch: Watch | None, fault: EngineFault) -> None:
+        if self._guard is not None and watch is not None:
+            self._guard.bad(watch, fault)
 
     def close(self) -> None:
-        """Free the engine, after a run that is under way; one that hangs is left behind."""
-        if not self._turns.take(_CLOSE_S):
-            return
+        """Free the engines, after runs that are under way; one that hangs is left behind."""
+        deadline_s = time.monotonic() + _CLOSE_S
+        taken: list[Slot] = []
         try:
-            self._engine.close()
-            if self._guard is not None and self._watch is not None:
-                self._guard.forget(self._watch)
+            for _ in self._slots:
+                slot = self._turns.take(max(0.0, deadline_s - time.monotonic()))
+                if slot is None:
+                    return
+                taken.append(slot)
+                slot.engine.close()
+                if self._guard is not None and slot.watch is not None:
+                    self._guard.forget(slot.watch)
         finally:
-            self._turns.give()
+            for slot in taken:
+                self._turns.give(slot)
 
 
 class Hosts:
     """The hosts of one agent, by what they run. Closed together."""
 
-    def __init__(self, guard: Guard | None = None) -> None:
-        """Without a guard engines are neither proved nor watched: for who does that by himself."""
+    def __init__(self, guard: Guard | None = None, *, workers: int = 1) -> None:
+        """Without a guard engines are neither proved nor watched: for who does that by himself.
+
+        `workers` is how many threads will run engines at once: an engine for which no number of
+        threads is asked for gets a share of the cores.
+        """
         self.guard = guard
+        self.workers = workers
         self._hosts: dict[Any, EngineHost] = {}
         self._refused: dict[Any, EngineError] = {}
 
@@ -199,13 +309,15 @@ class Hosts:
         self, bundle: Bundle, variant: Variant, *, engine: str, request: EngineRequest
     ) -> EngineHost:
         """The host for this variant on this engine, started if there is none yet."""
+        request = fit(request, workers=self.workers)
         key = (
             bundle.identity,
             variant.name,
             engine,
             request.accelerator,
             accelerators.canonical(request.options),
-            request.threads,
+            request.settings,
+            request.slots,
             request.max_latency_ms,
         )
         if key in self._refused:
@@ -235,183 +347,32 @@ class Hosts:
             self._hosts.popitem()[1].close()
 
 
-class Chosen(NamedTuple):
-    """What runs: `fallback` says why it is not what was asked for, or is empty."""
+def fit(request: EngineRequest, *, workers: int = 1) -> EngineRequest:
+    """The request with numbers where it leaves threads and slots open, and never more of them
+    together than there are cores.
 
-    variant: Variant
-    host: EngineHost
-    fallback: str
-
-
-def choose(
-    bundle: Bundle, hosts: Hosts, *, variant: str = AUTO, request: EngineRequest | None = None
-) -> Chosen:
-    """The first engine that runs a variant as `request` wants it.
-
-    Tried in order: the accelerator asked for with each variant and engine, then, unless the policy
-    is `require`, the CPU. `require` also wants every node there, but for SHAPE_OPS. EngineError
-    when none does, with the reason of each; BundleError for a variant that is not there.
+    Threads are those asked for, or a share of the cores when so many `workers` run engines at once,
+    at most 4. A device beside the cores has one slot unless more are asked for.
     """
-    request = request or EngineRequest()
-    if variant == AUTO:
-        variants = bundle.manifest.variants
-    else:
-        try:
-            variants = (bundle.manifest.variant(variant),)
-        except KeyError as error:
-            raise BundleError(f"{bundle.path}: {error.args[0]}") from error
-    reasons: list[str] = []
-    faults: list[str] = []
-    for candidate, engine, wanted in _candidates(variants, request):
-        label = f"{candidate.name} on {engine}:{wanted.accelerator}"
-        try:
-            host = hosts.get(bundle, candidate, engine=engine, request=wanted)
-            if request.policy == "require":
-                _require_placement(host, wanted.accelerator)
-        except EngineError as error:
-            reasons.append(f"{label}: {error}")
-            if isinstance(error, EngineFault | Quarantined):
-                faults.append(reasons[-1])
-            continue
-        host.streams += 1
-        elsewhere = wanted.accelerator != request.accelerator != AUTO or (
-            engine != request.engine != AUTO
-        )
-        if elsewhere and not reasons:
-            reasons.append(f"no engine runs {candidate.format} on {request.accelerator}")
-        chosen = Chosen(candidate, host, "; ".join(reasons if elsewhere else faults))
-        _tell(chosen, wanted, hosts.guard)
-        return chosen
-    if len(reasons) == 1:
-        raise EngineError(f"{bundle.path}: {reasons[0]}")
-    raise EngineError(f"{bundle.path}: no variant runs here: " + "; ".join(reasons))
-
-
-def _tell(chosen: Chosen, wanted: EngineRequest, guard: Guard | None) -> None:
-    """Nothing is silent: `prefer` makes an alarm of a fallback, `any` a line in the log."""
-    name, placement = chosen.host.name, chosen.host.placement
-    model = chosen.variant.name
-    if chosen.fallback:
-        text = f"{model} runs on {name}: {chosen.fallback}"
-        if guard is not None and wanted.policy == "prefer":
-            guard.alarm("engine_fallback", text)
-        else:
-            log.warning("engine fallback: %s", text)
-    left = {op: count for op, count in placement.elsewhere.items() if op not in SHAPE_OPS}
-    if left:
-        counted = ", ".join(f"{count} {op}" for op, count in sorted(left.items()))
-        text = f"{model} runs on {name}: {counted} are not on {wanted.accelerator} ({placement})"
-        if guard is not None and wanted.policy == "prefer":
-            guard.alarm("engine_partly_placed", text)
-        else:
-            log.warning("engine partly placed: %s", text)
+    found = cores()
+    threads = request.settings.threads
+    if threads > found:
+        log.info("%d threads were asked for: there are %d cores", threads, found)
+    threads = min(threads, found) or min(_MOST_THREADS, max(1, found // workers))
+    slots = request.slots or (found if request.on_cores else 1)
+    settings = msgspec.structs.replace(request.settings, threads=threads)
+    return dataclasses.replace(
+        request, settings=settings, slots=max(1, min(slots, found // threads))
+    )
 
 
 def default_threads() -> int:
     """The cores that this process may use, at most 4."""
-    return min(4, len(os.sched_getaffinity(0)))
+    return min(_MOST_THREADS, cores())
 
 
-def _candidates(
-    variants: tuple[Variant, ...], request: EngineRequest
-) -> Iterator[tuple[Variant, str, EngineRequest]]:
-    """Variants with an engine and an accelerator, the preferred ones first."""
-    found = False
-    known = request.accelerator in (AUTO, *accelerators.TABLE)
-    if not known and request.engine in (AUTO, *seams.ENGINES):
-        raise EngineError(
-            f"accelerator {request.accelerator!r} is not supported; there are"
-            f" {', '.join(accelerators.names())}"
-        )
-    for accelerator, asked in _preferences(request):
-        same = accelerator == request.accelerator
-        wanted = dataclasses.replace(
-            request,
-            accelerator=accelerator,
-            options=_options(accelerator, request.options if same else None),
-        )
-        for variant in variants:
-            for engine in _engines(accelerator, asked, variant):
-                found = True
-                yield variant, engine, wanted
-    if not found:
-        formats = ", ".join(sorted({variant.format for variant in variants}))
-        raise EngineError(f"no engine runs {formats} on {request.accelerator}")
-
-
-def _preferences(request: EngineRequest) -> list[tuple[str, str]]:
-    """Accelerators, each with the engine that is asked for; the last resort is any engine's CPU."""
-    if request.accelerator == AUTO:
-        names = seams.names("engines") if request.engine == AUTO else [request.engine]
-        at_hand = {accelerator for name in names for accelerator in available(name)}
-        wanted = [name for name in accelerators.TABLE if name in at_hand or name == CPU]
-    else:
-        wanted = [request.accelerator]
-    preferences = [(accelerator, request.engine) for accelerator in wanted]
-    if request.policy == "require" or (CPU, AUTO) in preferences:
-        return preferences
-    return [*preferences, (CPU, AUTO)]
-
-
-def available(engine: str) -> list[str]:
-    """The accelerators that an engine has here; none when its runtime is not installed."""
-    try:
-        module = importlib.import_module(seams.find("engines", engine).__module__)
-        found: list[str] = module.available()
-    except (ImportError, AttributeError, EngineError):
-        return []
-    return found
-
-
-def _engines(accelerator: str, asked: str, variant: Variant) -> list[str]:
-    row = accelerators.TABLE.get(accelerator)
-    if asked != AUTO:
-        names = [asked]
-    elif row is not None:
-        names = list(row.engines)
-    else:
-        return []
-    try:
-        return [name for name in names if variant.format in seams.find("engines", name).formats]
-    except ConfigError as error:
-        raise EngineError(str(error)) from error
-
-
-def _options(accelerator: str, given: Any) -> accelerators.Options | None:
-    """The options given, or the accelerator's defaults."""
-    row = accelerators.TABLE.get(accelerator)
-    if given is not None or row is None:
-        chosen: accelerators.Options | None = given
-        return chosen
-    try:
-        return row.options()
-    except TypeError as error:
-        raise EngineError(
-            f"accelerator {accelerator}: accelerator_options are missing: {error}"
-        ) from error
-
-
-def _require_placement(host: EngineHost, accelerator: str) -> None:
-    """EngineError unless every node, but for shape operators, is where it was asked for."""
-    placement = host.placement
-    if accelerator == CPU:
-        return
-    if not placement.nodes:
-        raise EngineError(
-            f'{host.name}: policy "require", but this runtime cannot tell where nodes run'
-        )
-    left = {op: count for op, count in placement.elsewhere.items() if op not in SHAPE_OPS}
-    if left:
-        counted = ", ".join(f"{count} {op}" for op, count in sorted(left.items()))
-        raise EngineError(
-            f'{host.name}: policy "require", but {counted} run elsewhere ({placement});'
-            f" allowed on the CPU are {', '.join(sorted(SHAPE_OPS))}"
-        )
-
-
-def _latency(recent_ms: collections.deque[float]) -> Latency | None:
-    values = list(recent_ms.copy())
-    if not values:
+def _latency(took_ns: list[int]) -> Latency | None:
+    if not took_ns:
         return None
-    p50, p95, p99 = np.percentile(values, (50, 95, 99)).round(3).tolist()
+    p50, p95, p99 = (np.percentile(took_ns, (50, 95, 99)) / 1e6).round(3).tolist()
     return Latency(p50=p50, p95=p95, p99=p99)

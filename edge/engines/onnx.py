@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import collections
+import copy
 import os
+import weakref
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from edge import accelerators
-from edge.accelerators import CPU, Options
+from edge.accelerators import CPU, ONE_THREAD, Options, Settings
+from edge.engines import kept
 from edge.errors import EngineError
 from edge.types import Array, TensorSpec
 from edge.wire import Placement
@@ -28,7 +32,7 @@ _DTYPES = {
 
 
 class OnnxEngine:
-    """One session. `threads` 0 leaves the number to the runtime.
+    """One session. `settings.threads` 0 leaves the number to the runtime.
 
     ONNX Runtime falls back to the CPU without an error, for a provider as for single nodes: the
     provider is held against what the session says that it has, and `placement` is what the session
@@ -44,21 +48,26 @@ class OnnxEngine:
         accelerator: str = CPU,
         options: Options | None = None,
         precision: str = "fp32",
-        threads: int = 1,
+        settings: Settings = ONE_THREAD,
+        optimised: bool = False,
+        keep: Path | None = None,
     ) -> None:
+        """`optimised`: the model is what a session kept of it, which is not optimised again; with
+        `keep` this session writes that there."""
         provider = _provider(accelerator, options)
         onnxruntime = _runtime()
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = threads
-        settings.inter_op_num_threads = 1
-        settings.log_severity_level = 3
-        # Spinning threads halve the throughput when a core is busy elsewhere (bench/frame.py).
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        session_options = _session_options(onnxruntime, settings)
+        if optimised:
+            session_options.graph_optimization_level = (
+                onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            )
+        if keep is not None:
+            session_options.optimized_model_filepath = str(keep)
+        threads = settings.threads
         chosen = provider_options(accelerator, options, precision=precision, threads=threads)
         given: dict[str, Any] = {}
         if accelerator == "plugin":
-            _register(onnxruntime, settings, options, chosen)
+            _register(onnxruntime, session_options, options, chosen)
         else:
             _need_provider(onnxruntime, accelerator, provider)
             given["providers"] = [(provider, chosen)]
@@ -69,7 +78,7 @@ class OnnxEngine:
                 given["providers"].append("CPUExecutionProvider")
         try:
             self._session = onnxruntime.InferenceSession(
-                model, sess_options=settings, enable_fallback=0, **given
+                model, sess_options=session_options, enable_fallback=0, **given
             )
         except Exception as error:  # onnxruntime raises classes of its own making
             raise EngineError(f"onnx: the model cannot be loaded: {_one_line(error)}") from error
@@ -89,17 +98,81 @@ class OnnxEngine:
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
+        self._input_names = [spec.name for spec in self.inputs]
+        self._bindings: dict[Any, Any] = {}
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Named tensors in, named tensors out. EngineError when the runtime fails."""
+    def run(
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """See seams.Engine."""
         try:
-            values = self._session.run(self._output_names, dict(inputs))
+            if into:
+                key = self._key(inputs, into)
+                binding = self._bindings.get(key) or self._bound(key, inputs, into)
+                if binding is not None:
+                    self._session.run_with_iobinding(binding)
+                    return into
+            values = self._session.run(self._output_names, inputs)
+        except EngineError:
+            raise
         except Exception as error:
             raise EngineError(f"onnx: inference failed: {_one_line(error)}") from error
-        return dict(zip(self._output_names, map(np.asarray, values), strict=True))
+        outputs = dict(zip(self._output_names, values, strict=True))
+        for name, array in (into or {}).items():
+            np.copyto(array, outputs[name])
+            outputs[name] = array
+        return outputs
+
+    def _key(self, inputs: Mapping[str, Array], into: Mapping[str, Array]) -> tuple[int, ...]:
+        """These very arrays, each in its place; () where one is missing or too many."""
+        key = []
+        try:
+            for name in self._input_names:
+                key.append(id(inputs[name]))
+            for name in self._output_names:
+                key.append(id(into[name]))
+        except KeyError:
+            return ()
+        return tuple(key) if len(key) == len(inputs) + len(into) else ()
+
+    def _bound(
+        self, key: tuple[int, ...], inputs: Mapping[str, Array], into: Mapping[str, Array]
+    ) -> Any:
+        """A binding of these very arrays; None where they cannot be bound."""
+        kept.check(self.outputs, into, engine="onnx")
+        if not key or not self._can_bind(inputs, into):
+            return None
+        binding = self._bindings[key] = self._bind(inputs, into)
+        for array in (*inputs.values(), *into.values()):
+            # Something else may come to lie at its address.
+            weakref.finalize(array, self._bindings.pop, key, None).atexit = False
+        return binding
+
+    def _can_bind(self, inputs: Mapping[str, Array], into: Mapping[str, Array]) -> bool:
+        return (
+            self.name == "onnx:cpu"
+            and all(_lies_right(inputs[spec.name], spec) for spec in self.inputs)
+            and all(array.flags.c_contiguous for array in into.values())
+        )
+
+    def _bind(self, inputs: Mapping[str, Array], into: Mapping[str, Array]) -> Any:
+        binding = self._session.io_binding()
+        for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, into)):
+            for name, array in arrays.items():
+                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        return binding
+
+    def twin(self) -> OnnxEngine:
+        """Another one on the same session, whose runs are independent of one another."""
+        if self._session is None:
+            raise EngineError("onnx: no twin of an engine that is closed")
+        twin = copy.copy(self)
+        twin._bindings = {}
+        return twin
 
     def close(self) -> None:
-        """Free the session."""
+        """Free the session, unless a twin needs it."""
+        self._bindings.clear()
         self._session = None
 
 
@@ -194,6 +267,22 @@ _OPTIONS: dict[str, Callable[[Any, str, int], dict[str, str]]] = {
 }
 
 
+def _session_options(onnxruntime: Any, settings: Settings) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = settings.arena
+    if settings.layout == "plain":
+        # The level above is the blocked layout (NCHWc) alone.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    # Spinning threads halve the throughput when a core is busy elsewhere (bench/throughput.py).
+    spinning = "1" if settings.spinning else "0"
+    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
 def _runtime() -> Any:
     # An edge package does not phone home; the runtime reads this when it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -274,6 +363,16 @@ def _where(accelerator: str, placement: Placement) -> str:
 def _spec(node: Any) -> TensorSpec:
     shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
     return TensorSpec(name=node.name, shape=shape, dtype=_DTYPES.get(node.type, node.type))
+
+
+def _lies_right(array: Array, spec: TensorSpec) -> bool:
+    """Whether the runtime can read an array where it lies."""
+    return (
+        array.flags.c_contiguous
+        and array.dtype == spec.dtype
+        and len(array.shape) == len(spec.shape)
+        and all(wanted in (-1, size) for size, wanted in zip(array.shape, spec.shape, strict=True))
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import collections
+import functools
 import importlib.metadata
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from edge.accelerators import CPU, OpenVinoOptions, Options
+from edge.accelerators import CPU, ONE_THREAD, OpenVinoOptions, Options, Settings
+from edge.engines import kept
 from edge.errors import EngineError
 from edge.types import Array, TensorSpec
 from edge.wire import Placement
@@ -34,7 +36,7 @@ class OpenVinoEngine:
         accelerator: str = CPU,
         options: Options | None = None,
         precision: str = "fp32",
-        threads: int = 1,
+        settings: Settings = ONE_THREAD,
     ) -> None:
         if accelerator not in (CPU, "openvino"):
             raise EngineError(f"openvino: accelerator {accelerator!r} is not supported; use cpu")
@@ -45,16 +47,16 @@ class OpenVinoEngine:
                 "openvino: it is not installed; pip install 'edgewright[openvino]'"
             ) from error
         chosen = options if isinstance(options, OpenVinoOptions) else OpenVinoOptions()
-        settings = {
+        properties = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f16" if precision == "fp16" else "f32",
-            **({"INFERENCE_NUM_THREADS": threads} if chosen.device == "CPU" else {}),
+            **(_cpu(settings) if chosen.device == "CPU" else {}),
             **({"CACHE_DIR": chosen.cache_dir} if chosen.cache_dir else {}),
             **chosen.extra,
         }
         try:
             core = openvino.Core()
-            compiled = core.compile_model(core.read_model(model), chosen.device, settings)
+            compiled = core.compile_model(core.read_model(model), chosen.device, properties)
             self._request = compiled.create_infer_request()
             self.inputs = tuple(_spec(port) for port in compiled.inputs)
             # A tensor of the graph may have several names: the model's own output is the last one.
@@ -72,12 +74,22 @@ class OpenVinoEngine:
         place = "+".join(device.partition(".")[0].lower() for device in devices)
         self.name = f"openvino:{place or 'unknown'}"
         self.version = version()
+        self._again = functools.partial(
+            type(self),
+            model,
+            accelerator=accelerator,
+            options=options,
+            precision=precision,
+            settings=settings,
+        )
         self.placement = Placement(
             nodes={"openvino": kinds.total()} if len(devices) == 1 and kinds else {}
         )
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Named tensors in, named tensors out. EngineError when the runtime fails."""
+    def run(
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """See seams.Engine."""
         request = self._request
         if request is None or inputs.keys() != {spec.name for spec in self.inputs}:
             raise EngineError(
@@ -91,15 +103,28 @@ class OpenVinoEngine:
                 raise EngineError(
                     f"openvino: inference failed: {spec} was given {value.dtype}{value.shape}"
                 )
+        if into:
+            kept.check(self.outputs, into, engine="openvino")
         try:
-            request.infer(dict(inputs))
-            return {
-                name: np.array(request.get_tensor(port).data)
-                for name, port in self._outputs.items()
-            }
+            request.infer(inputs, share_inputs=True)
+            outputs = {}
+            for name, port in self._outputs.items():
+                given = request.get_tensor(port).data
+                if into and name in into:
+                    outputs[name] = into[name]
+                    np.copyto(outputs[name], given)
+                else:
+                    outputs[name] = np.array(given)
+            return outputs
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise EngineError(f"openvino: inference failed: {reason}") from error
+
+    def twin(self) -> OpenVinoEngine:
+        """The model compiled once more: requests of one compiled model would share its threads."""
+        if self._request is None:
+            raise EngineError("openvino: no twin of an engine that is closed")
+        return self._again()
 
     def close(self) -> None:
         """Free the request and the compiled model."""
@@ -115,6 +140,11 @@ def available() -> list[str]:
     """The accelerators that it has; ImportError without it."""
     version()
     return ["openvino"]
+
+
+def _cpu(settings: Settings) -> dict[str, Any]:
+    # Pinned to the first cores, the threads of a twin would lie on those of the first one.
+    return {"INFERENCE_NUM_THREADS": settings.threads, "ENABLE_CPU_PINNING": False}
 
 
 def _output_name(port: Any) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge.accelerators import CPU
+from edge.accelerators import CPU, Settings
 from edge.engines.faults import Kind
 from edge.folders import sync_folder
 from edge.wire import ModelRef
@@ -26,12 +26,14 @@ log = logging.getLogger(__name__)
 
 
 class Suspect(msgspec.Struct, frozen=True, kw_only=True):
-    """Which engine with which model. `options` are the accelerator's, as canonical JSON."""
+    """Which engine with which model. `options` are the accelerator's, as canonical JSON; of its
+    settings the number of threads makes no other engine, and is left at 0."""
 
     engine: str
     accelerator: str
     version: str
     options: str
+    settings: Settings = Settings()
     model: ModelRef
 
     @property

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import collections
-import importlib.metadata
+import functools
+import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from edge.accelerators import CPU, DelegateOptions, EdgeTpuOptions, Options
+from edge.accelerators import (
+    CPU,
+    ONE_THREAD,
+    DelegateOptions,
+    EdgeTpuOptions,
+    Options,
+    Settings,
+)
+from edge.engines import kept
 from edge.errors import EngineError
 from edge.types import Array, Quantization, TensorSpec
 from edge.wire import Placement
@@ -35,7 +44,7 @@ class TfliteEngine:
         accelerator: str = CPU,
         options: Options | None = None,
         precision: str = "fp32",
-        threads: int = 1,
+        settings: Settings = ONE_THREAD,
     ) -> None:
         if accelerator not in (CPU, _XNNPACK, *_DELEGATES):
             raise EngineError(f"tflite: accelerator {accelerator!r} is not supported; use cpu")
@@ -45,7 +54,10 @@ class TfliteEngine:
         )
         try:
             self._interpreter = interpreter_class(
-                model_content=model, num_threads=threads, experimental_delegates=delegates
+                model_content=model,
+                num_threads=settings.threads or None,
+                experimental_delegates=delegates,
+                **({} if settings.xnnpack else _plain_kernels(interpreter_class)),
             )
             # XNNPACK comes with the allocation: what is delegated before, is the delegate's.
             before = _partitions(self._interpreter)
@@ -57,6 +69,14 @@ class TfliteEngine:
             raise EngineError(f"{runtime}: the model cannot be loaded: {reason}") from error
         if accelerator != CPU and accelerator not in self.placement.nodes and self.placement.nodes:
             raise EngineError(f"{runtime}: {accelerator} takes no node of this model")
+        self._again = functools.partial(
+            type(self),
+            model,
+            accelerator=accelerator,
+            options=options,
+            precision=precision,
+            settings=settings,
+        )
         self._runtime = runtime
         self.version = version()
         others = [] if accelerator == CPU else [*self.placement.nodes]
@@ -66,8 +86,10 @@ class TfliteEngine:
             _spec(name, detail, output=True) for name, detail in self._outputs.items()
         )
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Named tensors in, named tensors out. EngineError when the runtime fails."""
+    def run(
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """See seams.Engine."""
         interpreter = self._interpreter
         if interpreter is None or inputs.keys() != self._inputs.keys():
             # The interpreter would silently run on what it was given the last time.
@@ -75,21 +97,47 @@ class TfliteEngine:
                 f"{self._runtime}: inference failed: closed, or the inputs are not"
                 f" {', '.join(self._inputs)}"
             )
+        if into:
+            kept.check(self.outputs, into, engine=self._runtime)
         try:
             for name, value in inputs.items():
                 interpreter.set_tensor(self._inputs[name]["index"], value)
             interpreter.invoke()
-            return {
-                name: interpreter.get_tensor(detail["index"])
-                for name, detail in self._outputs.items()
-            }
+            outputs = {}
+            for name, detail in self._outputs.items():
+                array = into.get(name) if into else None
+                # The interpreter does not run while somebody holds a view of a tensor.
+                given = interpreter.tensor(detail["index"])()
+                if array is not None and array.shape == given.shape:
+                    array[...] = given
+                    outputs[name] = array
+                else:  # also where its shape is not what the graph said
+                    outputs[name] = given.copy()
+                del given
+            return outputs
         except (ValueError, RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise EngineError(f"{self._runtime}: inference failed: {reason}") from error
 
+    def twin(self) -> TfliteEngine:
+        """Another interpreter of the same model."""
+        if self._interpreter is None:
+            raise EngineError(f"{self._runtime}: no twin of an engine that is closed")
+        return self._again()
+
     def close(self) -> None:
         """Free the interpreter."""
         self._interpreter = None
+
+
+def _plain_kernels(interpreter_class: Any) -> dict[str, Any]:
+    """What keeps XNNPACK away; EngineError from a runtime that has no such switch."""
+    module = importlib.import_module(interpreter_class.__module__)
+    try:
+        kinds = module.OpResolverType
+        return {"experimental_op_resolver_type": kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
+    except AttributeError as error:
+        raise EngineError("tflite: this runtime cannot do without XNNPACK") from error
 
 
 def _runtime() -> tuple[Any, Any, str]:
@@ -121,8 +169,15 @@ def version() -> str:
         ("tflite_runtime", "tflite-runtime"),
     ):
         if importlib.util.find_spec(module):
-            return f"{distribution} {importlib.metadata.version(distribution)}"
+            found = getattr(importlib.import_module(module), "__version__", "")
+            return f"{distribution} {found or _installed(distribution)}"
     raise ImportError("neither ai-edge-litert nor tflite-runtime is installed")
+
+
+def _installed(distribution: str) -> str:
+    import importlib.metadata  # slow: only for a runtime that does not say it itself
+
+    return importlib.metadata.version(distribution)
 
 
 def available() -> list[str]:

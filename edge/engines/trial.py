@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 
 import msgspec
 
-from edge import accelerators
-from edge.accelerators import EngineRequest
+from edge import accelerators, board
+from edge.accelerators import EngineRequest, Settings
 from edge.bundle import Bundle
 from edge.engines.building import build
-from edge.engines.faults import EngineFault, Kind, prove
+from edge.engines.faults import EngineFault, Kind, golden_inputs, prove
 from edge.errors import EdgeError, EngineError
 from edge.wire import Placement
 
@@ -37,17 +36,20 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     accelerator: str
     options: str
-    threads: int
+    settings: Settings
+    slots: int = 1
     max_latency_ms: float
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it: what it showed, or in `detail` why not."""
+    """What came of it: what it showed, or in `detail` why not. `rss_mb` is the resident memory of
+    the process afterwards, in MB (10^6 bytes)."""
 
     name: str = ""
     version: str = ""
     placement: Placement = Placement()
     latency_ms: float = 0.0
+    rss_mb: float = 0.0
     error: float = 0.0
     detail: str = ""
 
@@ -58,6 +60,8 @@ def try_engine(request: Request, *, deadline_s: float) -> Answer:
     EngineFault for one that crashes, hangs, is wrong, not finite or slow; EngineError when it
     cannot be had here, which is nobody's fault.
     """
+    import subprocess
+
     program = subprocess.Popen(
         [sys.executable, "-m", "edge.engines.trial"],
         stdin=subprocess.PIPE,
@@ -122,15 +126,19 @@ def _prove(request: Request) -> Answer:
         EngineRequest(
             accelerator=request.accelerator,
             options=accelerators.decode(request.accelerator, request.options),
-            threads=request.threads,
+            settings=request.settings,
         ),
     )
-    proof = prove(engine, bundle, variant, max_latency_ms=request.max_latency_ms)
+    proof = prove(engine, bundle, variant, max_latency_ms=request.max_latency_ms, timed=True)
+    twins = [engine.twin() for _ in range(request.slots - 1)]
+    for twin in twins:
+        twin.run(golden_inputs(bundle, variant))
     return Answer(
         name=engine.name,
         version=engine.version,
         placement=engine.placement,
         latency_ms=proof.latency_ms,
+        rss_mb=board.memory_mb(),
         error=proof.error,
     )
 

@@ -7,7 +7,7 @@ a CRC-32 of what it says, so that a flipped bit is found instead of believed.
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -114,7 +114,7 @@ class Journal:
                 raise Damaged("it holds no outbox")
             self._script(
                 f"{_SCHEMA} INSERT INTO meta VALUES"
-                f" ('epoch', '{secrets.token_hex(_EPOCH_BYTES)}', 0), ('last_seq', '0', 0);"
+                f" ('epoch', '{os.urandom(_EPOCH_BYTES).hex()}', 0), ('last_seq', '0', 0);"
                 " UPDATE meta SET crc = checksum(0, key, value);"
             )
             return

@@ -21,6 +21,8 @@ import numpy as np
 
 from edge import postprocess, preprocess
 from edge.errors import BundleError, ConfigError, FrameError
+from edge.hints import NORMALISATIONS as NORMALISATIONS
+from edge.hints import Hints as Hints
 from edge.manifest import (
     FORMAT,
     Decoder,
@@ -35,8 +37,6 @@ from edge.manifest import (
 )
 from edge.recognize import detectors, inputs, others, standing
 from edge.recognize.facts import Facts, find
-from edge.recognize.hints import NORMALISATIONS as NORMALISATIONS
-from edge.recognize.hints import Hints as Hints
 from edge.recognize.reading import SAID, Reading
 from edge.types import Geometry, TensorSpec
 

@@ -15,18 +15,12 @@ from edge import seams
 from edge.bundle import Bundle
 from edge.errors import ConfigError
 from edge.manifest import GoldenCase, Provenance
-from edge.recognize import Format, Hints, Recognition, recognize
+from edge.recognize import Hints, Recognition, recognize
 from edge.recognize.facts import trial_tensor
 from edge.state import State
 from edge.types import Array
 
 MAX_BYTES = 2 << 30
-_FORMATS: dict[str, Format] = {".onnx": "onnx", ".tflite": "tflite", ".lite": "tflite"}
-
-
-def is_model(path: str | os.PathLike[str]) -> bool:
-    """Whether a path names a model file rather than a bundle."""
-    return Path(path).suffix.lower() in _FORMATS
 
 
 def recognize_file(
@@ -37,7 +31,8 @@ def recognize_file(
     ConfigError when it cannot be read or recognised; EngineError when the runtime refuses it.
     """
     file = Path(path)
-    if not is_model(file):
+    form = bundles.model_format(file)
+    if form is None:
         raise ConfigError(f"{file}: a model is a file that ends in .onnx or .tflite")
     try:
         if file.stat().st_size > MAX_BYTES:
@@ -46,7 +41,7 @@ def recognize_file(
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     try:
-        recognition = recognize(model, format=_FORMATS[file.suffix.lower()], hints=hints)
+        recognition = recognize(model, format=form, hints=hints)
     except ConfigError as error:
         first, *rest = error.problems
         raise ConfigError([f"{file}: {first}", *rest]) from error
@@ -60,11 +55,6 @@ def recognize_file(
     )
     (variant,) = manifest.variants
     return recognition, bundles.in_memory(file, manifest, {variant.file: model})
-
-
-def open_any(path: str | os.PathLike[str], hints: Hints | None = None) -> Bundle:
-    """A bundle, or a model file recognised on the spot."""
-    return recognize_file(path, hints)[1] if is_model(path) else Bundle.open(path)
 
 
 def save(bundle: Bundle, destination: Path) -> Bundle:

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edge.hints import Hints
 from edge.recognize import apart, exported, families
 from edge.recognize.facts import Facts
-from edge.recognize.hints import Hints
 from edge.recognize.reading import (
     MAX_FINISHED,
     POSSIBLE,

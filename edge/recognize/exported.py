@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from edge.hints import Hints
 from edge.recognize import families
 from edge.recognize.facts import Facts
 from edge.recognize.graph import literal
-from edge.recognize.hints import Hints
 from edge.recognize.reading import (
     MAX_FINISHED,
     SAID,

@@ -13,9 +13,9 @@ import numpy as np
 
 from edge import seams
 from edge.errors import ConfigError, EngineError
+from edge.hints import Hints
 from edge.manifest import StatePair
 from edge.recognize.graph import Graph, literal, read
-from edge.recognize.hints import Hints
 from edge.state import find_state
 from edge.types import Array, TensorSpec
 

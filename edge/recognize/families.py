@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from edge.hints import NORMALISATIONS
 from edge.manifest import ImagePreprocess
-from edge.recognize.hints import NORMALISATIONS
 from edge.recognize.reading import Family, Reading
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from edge.errors import ConfigError
+from edge.hints import NORMALISATIONS, Hints
 from edge.manifest import ImagePreprocess, Preprocess, WindowPreprocess
 from edge.recognize import families
 from edge.recognize.facts import Facts
-from edge.recognize.hints import NORMALISATIONS, Hints
 from edge.recognize.reading import Reading
 
 _SCALES = {"Sub", "Div", "Mul", "Cast", "SUB", "DIV", "MUL", "CAST", "QUANTIZE"}

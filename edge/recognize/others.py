@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from edge.hints import Hints
 from edge.manifest import Task
 from edge.recognize import families
 from edge.recognize.facts import Facts
-from edge.recognize.hints import Hints
 from edge.recognize.reading import POSSIBLE, SHOWN, Reading, sums_to_one, unit, whole
 from edge.types import Array, TensorSpec
 

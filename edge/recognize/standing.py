@@ -6,9 +6,9 @@ import msgspec
 
 from edge import seams
 from edge.errors import ConfigError
+from edge.hints import Hints
 from edge.manifest import Task
 from edge.recognize.facts import Facts
-from edge.recognize.hints import Hints
 from edge.recognize.reading import SAID, Reading
 
 TASKS: dict[str, Task] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from pathlib import Path
 
@@ -54,6 +53,8 @@ class Images:
 
 
 def _find(path: Path) -> list[Path]:
+    import glob
+
     if path.is_dir():
         files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in _ENDINGS]
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -10,14 +12,22 @@ import numpy as np
 import pytest
 
 from edge import seams
-from edge.accelerators import TABLE
+from edge.accelerators import ONE_THREAD, TABLE
 from edge.bundle import Bundle
 from edge.engines import faults
+from edge.engines.kept import arrays_for
 from edge.errors import EngineError
 from edge.seams import Engine
-from edge.types import Array
+from edge.types import Array, TensorSpec
 
 WINDOW = np.linspace(-1, 1, 600, dtype=np.float32).reshape(1, 100, 6)
+
+
+OPEN = (
+    "CAg6YwoUCgF4EgZwbGFjZXMiB05vblplcm8KCwoBeBIBeSIDTmVnEgFnWg8KAXgSCgoICAESBAoCCARiGQoGcGxhY2Vz"
+    "Eg8KDQgHEgkKAggBCgMSAW5iDwoBeRIKCggIARIECgIIBEIECgAQDQ=="
+)
+"""ONNX: places = NonZero(x), y = -x, of x [4]."""
 
 
 class EngineContract:
@@ -39,7 +49,7 @@ class EngineContract:
             accelerator=accelerator,
             options=row.options() if row else None,
             precision=precision,
-            threads=1,
+            settings=ONE_THREAD,
         )
         return engine
 
@@ -99,6 +109,61 @@ class EngineContract:
         np.testing.assert_array_equal(engine.run({"window": given})["logits"], kept)
         np.testing.assert_array_equal(given, WINDOW)
 
+    def test_outputs_are_written_where_the_caller_keeps_them(self, engine: Engine) -> None:
+        windows = [WINDOW.copy(), WINDOW.copy()]
+        into = [arrays_for(engine.outputs) for _ in range(2)]
+        before: Array | None = None
+        for turn in range(6):
+            window, arrays = windows[turn % 2], into[turn % 2]
+            window[:] = (turn - 2) * WINDOW
+            wanted = engine.run({"window": window.copy()})["logits"]
+            found = engine.run({"window": window}, arrays)
+            assert found["logits"] is arrays["logits"] and [*found] == ["logits"]
+            np.testing.assert_array_equal(found["logits"], wanted)
+            if before is not None:
+                np.testing.assert_array_equal(into[~turn % 2]["logits"], before)
+            before = wanted
+
+    def test_arrays_that_are_gone_are_not_taken_for_new_ones(self, engine: Engine) -> None:
+        for turn in range(20):
+            window = (turn * WINDOW).copy()
+            wanted = engine.run({"window": window})["logits"]
+            found = engine.run({"window": window}, arrays_for(engine.outputs))["logits"]
+            np.testing.assert_array_equal(found, wanted)
+            del window, found  # so that the next ones lie at their addresses
+
+    def test_arrays_that_lie_in_pieces_will_do(self, engine: Engine) -> None:
+        into = np.zeros((1, 8), np.float32)[:, ::2]
+        window = np.zeros((1, 100, 12), np.float32)[:, :, ::2]
+        window[:] = WINDOW
+        wanted = engine.run({"window": WINDOW})["logits"]
+        np.testing.assert_array_equal(
+            engine.run({"window": WINDOW}, {"logits": into})["logits"], wanted
+        )
+        np.testing.assert_array_equal(into, wanted)
+        kept = arrays_for(engine.outputs)
+        np.testing.assert_array_equal(engine.run({"window": window}, kept)["logits"], wanted)
+
+    @pytest.mark.parametrize(
+        "into",
+        [
+            {"logits": np.zeros((1, 5), np.float32)},
+            {"logits": np.zeros(4, np.float32)},
+            {"logits": np.zeros((1, 4), np.float64)},
+            {"logits": np.frombuffer(bytes(16), np.float32).reshape(1, 4)},
+            {"logits": np.zeros((1, 4), np.float32), "more": np.zeros(1)},
+        ],
+        ids=["too-long", "too-flat", "other-dtype", "read-only", "too-many"],
+    )
+    def test_arrays_into_which_no_output_fits_are_an_error(
+        self, engine: Engine, into: dict[str, Array]
+    ) -> None:
+        before = {name: array.copy() for name, array in into.items()}
+        with pytest.raises(EngineError, match=f"{self.name.partition(':')[0]}: inference failed"):
+            engine.run({"window": WINDOW}, into)
+        for name, array in into.items():
+            np.testing.assert_array_equal(array, before[name])
+
     @pytest.mark.parametrize(
         "inputs",
         [
@@ -117,6 +182,8 @@ class EngineContract:
         engine.run({"window": WINDOW})
         with pytest.raises(EngineError, match=f"{self.name.partition(':')[0]}: inference failed"):
             engine.run(inputs)
+        with pytest.raises(EngineError, match=f"{self.name.partition(':')[0]}: inference failed"):
+            engine.run(inputs, arrays_for(engine.outputs))
         assert engine.run({"window": WINDOW}), "and the engine still works"
 
     @pytest.mark.parametrize(
@@ -135,6 +202,54 @@ class EngineContract:
         engine.close()
         with pytest.raises(EngineError):
             engine.run({"window": WINDOW})
+        with pytest.raises(EngineError):
+            engine.run({"window": WINDOW}, arrays_for(engine.outputs))
+
+    def test_a_twin_gives_the_same_answers_at_the_same_time(self, engine: Engine) -> None:
+        windows = [WINDOW * scale for scale in np.linspace(-2, 2, 40, dtype=np.float32)]
+        expected = [engine.run({"window": window})["logits"] for window in windows]
+        found: dict[int, list[Array]] = {0: [], 1: []}
+        both = threading.Barrier(2)
+
+        def run(number: int, runner: Engine, *, keep: bool) -> None:
+            into = arrays_for(runner.outputs) if keep else None
+            both.wait(10)
+            for window in windows:
+                found[number].append(runner.run({"window": window}, into)["logits"].copy())
+
+        twin = engine.twin()
+        threads = [
+            threading.Thread(target=run, args=(0, engine), kwargs={"keep": True}, daemon=True),
+            threading.Thread(target=run, args=(1, twin), kwargs={"keep": False}, daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        for answers in found.values():
+            np.testing.assert_array_equal(answers, expected)
+        twin.close()
+
+    def test_closing_a_twin_does_not_hurt_the_other(self, engine: Engine) -> None:
+        kept = arrays_for(engine.outputs)
+        expected = engine.run({"window": WINDOW}, kept)["logits"].copy()
+        twin, other = engine.twin(), engine.twin()
+        for closed in (twin, engine):
+            closed.close()
+            with pytest.raises(EngineError):
+                closed.run({"window": WINDOW})
+            with pytest.raises(EngineError, match="no twin of an engine that is closed"):
+                closed.twin()
+            np.testing.assert_array_equal(other.run({"window": WINDOW}, kept)["logits"], expected)
+        again = other.twin()
+        np.testing.assert_array_equal(again.run({"window": WINDOW})["logits"], expected)
+        assert (again.name, again.inputs, again.outputs) == (
+            other.name,
+            other.inputs,
+            other.outputs,
+        )
+        other.close()
+        again.close()
 
 
 class TestOnnx(EngineContract):
@@ -143,12 +258,31 @@ class TestOnnx(EngineContract):
     nodes: ClassVar = {"fp32": {"cpu": 9}, "int8": {"cpu": 28}}
     version = "onnxruntime "
 
+    def test_an_output_whose_size_is_open_is_fresh_each_time(self) -> None:
+        engine = self.build(base64.b64decode(OPEN))
+        kept = arrays_for(engine.outputs)
+        assert [*kept] == ["y"]
+        found = [
+            engine.run({"x": np.array(x, np.float32)}, kept) for x in ([1, 0, 3, 4], [0, 0, 0, 5])
+        ]
+        assert [one["places"].tolist() for one in found] == [[[0, 2, 3]], [[3]]]
+        assert found[0]["y"] is found[1]["y"] is kept["y"]
+        assert kept["y"].tolist() == [0, 0, 0, -5]
+        with pytest.raises(EngineError, match=r"places int64\[1, -1\] cannot be written into"):
+            engine.run({"x": np.zeros(4, np.float32)}, {"places": np.zeros((1, 3), np.int64)})
+
 
 class TestTflite(EngineContract):
     engine_name = format = "tflite"
     name = "litert:cpu"
     nodes: ClassVar = {"fp32": {"xnnpack": 26}, "int8": {"xnnpack": 28}}
     version = "ai-edge-litert "
+
+    def test_an_output_that_is_not_what_the_graph_said_is_fresh(self, engine: Engine) -> None:
+        engine.outputs = (TensorSpec(name="logits", shape=(1, 7)),)
+        kept = arrays_for(engine.outputs)
+        found = engine.run({"window": WINDOW}, kept)["logits"]
+        assert found.shape == (1, 4) and not np.shares_memory(found, kept["logits"])
 
 
 class TestTfliteXnnpack(TestTflite):

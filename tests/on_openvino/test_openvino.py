@@ -13,7 +13,7 @@ import pytest
 from contract.test_engines import EngineContract
 from e2e.running import edge, write_config
 
-from edge.accelerators import EngineRequest, OpenVinoOptions
+from edge.accelerators import ONE_THREAD, EngineRequest, OpenVinoOptions
 from edge.bundle import Bundle
 from edge.engines import faults
 from edge.engines.building import build
@@ -44,7 +44,7 @@ class TestOnnxOpenVino(EngineContract):
 @pytest.mark.parametrize("name", BUNDLES)
 def test_every_onnx_variant_gives_its_golden_answers(name: str, engine: str) -> None:
     bundle = Bundle.open(f"builtin:{name}")
-    request = EngineRequest(accelerator="openvino", options=OpenVinoOptions(), threads=1)
+    request = EngineRequest(accelerator="openvino", options=OpenVinoOptions(), settings=ONE_THREAD)
     for variant in bundle.manifest.variants:
         if variant.format == "onnx":
             built = build(bundle, variant, engine, request)

@@ -26,6 +26,7 @@ from edge.accelerators import (
     Options,
     PluginOptions,
     QnnOptions,
+    Settings,
     TensorRtOptions,
 )
 from edge.engines.onnx import OnnxEngine, provider_options
@@ -63,7 +64,7 @@ def test_options_are_decoded_by_the_accelerator_that_is_named() -> None:
         threads=2,
     ).request
     assert chosen.options == OpenVinoOptions(device="NPU", extra={"num_streams": "1"})
-    assert (chosen.policy, chosen.max_latency_ms, chosen.threads) == ("require", 20, 2)
+    assert (chosen.policy, chosen.max_latency_ms, chosen.settings.threads) == ("require", 20, 2)
     assert parse(accelerator="auto").request.options is None
 
 
@@ -271,10 +272,14 @@ README = Path(accelerators.__file__).parent / "engines/README.md"
 
 def test_the_readme_of_engines_is_true() -> None:
     text = README.read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    document = {**tomllib.loads(block), "sink": [{"type": "jsonl", "path": "-"}]}
-    (pipeline,) = configuration.parse(document, file=Path("edge.toml"), environ={}).pipelines
+    blocks = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    documents = [{**tomllib.loads(one), "sink": [{"type": "jsonl", "path": "-"}]} for one in blocks]
+    pipeline, tuned = [
+        configuration.parse(document, file=Path("edge.toml"), environ={}).pipelines[0]
+        for document in documents
+    ]
     assert pipeline.request.options == OpenVinoOptions(device="GPU", extra={"num_streams": "1"})
+    assert (tuned.variant, tuned.accelerator) == ("auto", "auto")
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .*? \| (.*?) ?\|$", text, re.MULTILINE)
     table = {name: (runs, options) for name, runs, options in rows if name in accelerators.TABLE}
     assert table.keys() == accelerators.TABLE.keys()
@@ -292,3 +297,23 @@ def test_the_schema_knows_every_accelerators_options() -> None:
     for row in accelerators.TABLE.values():
         for field in msgspec.structs.fields(row.options):
             assert f'"{field.name}"' in schema
+
+
+def test_the_settings_reach_the_runtimes(
+    session: type[Session], wrist_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.got = ["CPUExecutionProvider"]
+    session.assigned = [("CPUExecutionProvider", "Conv")]
+    OnnxEngine(b"", settings=Settings(threads=2, spinning=True, layout="plain", arena=False))
+    options = session.given["sess_options"]
+    assert options.intra_op_num_threads == 2 and not options.enable_cpu_mem_arena
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    assert options.graph_optimization_level.name == "ORT_ENABLE_EXTENDED"
+    OnnxEngine(b"")
+    options = session.given["sess_options"]
+    assert options.intra_op_num_threads == 1 and options.enable_cpu_mem_arena
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.graph_optimization_level.name == "ORT_ENABLE_ALL"
+    tflite = (wrist_bundle / "variants/tflite-fp32.tflite").read_bytes()
+    assert {*TfliteEngine(tflite).placement.nodes} == {"xnnpack"}
+    assert {*TfliteEngine(tflite, settings=Settings(xnnpack=False)).placement.nodes} == {"cpu"}

@@ -22,7 +22,7 @@ def test_the_doctor_tries_every_engine() -> None:
 def test_the_doctor_tries_accelerators_in_a_process_of_their_own(
     wrist_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor.host, "available", lambda engine: ["cpu", "xnnpack"])
+    monkeypatch.setattr(doctor.choose, "available", lambda engine: ["cpu", "xnnpack"])
     tried = doctor.try_accelerators(Bundle.open(wrist_bundle))
     works = {(trial["engine"], trial["variant"]): trial["works"] for trial in tried}
     assert works == {

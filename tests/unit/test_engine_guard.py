@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.accelerators import EngineRequest
+from edge.accelerators import ONE_THREAD, EngineRequest, Settings
 from edge.bundle import Bundle, in_memory
 from edge.engines import marks, trial
 from edge.engines.faults import EngineFault, prove
@@ -49,6 +49,7 @@ def test_records_stay_until_they_are_cleared(tmp_path: Path) -> None:
     assert again.find(suspect()) == record()
     assert again.find(suspect(version="onnxruntime 2")) is None, "a new version is a new engine"
     assert again.find(suspect(options='{"device_id":1}')) is None
+    assert again.find(suspect(settings=Settings(layout="plain"))) is None
     again.tell(record())
     assert [kept.told for kept in again.records] == [True, False] or [
         kept.told for kept in again.records
@@ -254,11 +255,11 @@ def test_a_run_that_does_not_come_back_ends_the_process_and_a_pause_of_it_does_n
     monkeypatch.setattr(guard, "_end", lambda watch, inside_s: ended.append(watch))
     guard._watches.append(engine.watch)
     for number in range(50):
-        engine.watch.entered_ns = number + 1
+        engine.watch.runs.words[marks.INSIDE] = number + 1
         guard._look(1.0)
-    engine.watch.entered_ns = 0
+    engine.watch.runs.words[marks.INSIDE] = 0
     guard._look(1000.0)
-    engine.watch.entered_ns = 99
+    engine.watch.runs.words[marks.INSIDE] = 99
     guard._look(0.25)
     guard._look(1000.0)
     assert ended == [], "other runs, no run, and one while the process itself was stopped"
@@ -272,7 +273,7 @@ def test_a_run_that_does_not_come_back_ends_the_process_and_a_pause_of_it_does_n
 def request(wrist: Path, **changes: Any) -> trial.Request:
     given = {
         "bundle": str(wrist), "variant": "onnx-fp32", "engine": "onnx", "accelerator": "cpu",
-        "options": "{}", "threads": 1, "max_latency_ms": 0.0, **changes,
+        "options": "{}", "settings": ONE_THREAD, "max_latency_ms": 0.0, **changes,
     }  # fmt: skip
     return trial.Request(**given)
 
@@ -323,7 +324,7 @@ class Fixed:
     def __init__(self, answer: Array) -> None:
         self.answer = answer
 
-    def run(self, inputs: object) -> dict[str, Array]:
+    def run(self, inputs: object, into: object = None) -> dict[str, Array]:
         return {"logits": self.answer}
 
 
@@ -358,3 +359,10 @@ def test_an_engine_that_is_wrong_at_the_start_is_in_quarantine(
 
 def test_signals_that_are_crashes_have_names() -> None:
     assert signal.SIGSEGV in trial._CRASHES and signal.SIGKILL not in trial._CRASHES
+
+
+def test_two_engines_of_one_process_may_be_the_same_suspect(tmp_path: Path) -> None:
+    first, second = marks.Mark(tmp_path, suspect()), marks.Mark(tmp_path, suspect())
+    first.remove()
+    assert len([*tmp_path.glob(marks.PATTERN)]) == 1
+    second.remove()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+import os
+import signal
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +15,12 @@ import pytest
 from builders import wait_until
 
 from edge import seams
-from edge.accelerators import EngineRequest, OpenVinoOptions
+from edge.accelerators import EngineRequest, OpenVinoOptions, Settings
 from edge.bundle import Bundle
+from edge.engines.choose import choose
+from edge.engines.faults import EngineFault
 from edge.engines.guard import Guard, Quarantined
-from edge.engines.host import EngineHost, Hosts, Turns, choose
+from edge.engines.host import EngineHost, Hosts, Turns, fit
 from edge.engines.onnx import OnnxEngine
 from edge.errors import EngineError
 from edge.types import Array
@@ -118,37 +123,289 @@ def test_the_policy_reaches_the_options_of_the_accelerator_alone(
 
 
 def test_streams_take_turns_in_the_order_in_which_they_asked() -> None:
-    turns, order = Turns(), []
-    assert turns.take(None)
+    turns, order = Turns(["the slot"]), []
+    assert turns.take() == "the slot"
     waiting = []
     for name in "abcd":
 
         def stream(name: str = name) -> None:
-            with turns.turn():
-                order.append(name)
+            thing = turns.take()
+            assert thing is not None
+            order.append(name)
+            turns.give(thing)
 
         waiting.append(threading.Thread(target=stream, daemon=True))
         waiting[-1].start()
         wait_until(lambda: len(turns._waiting) == len(waiting))
     assert not turns.take(0.01), "who gives up waiting is no longer in the queue"
-    turns.give()
+    turns.give("the slot")
     for thread in waiting:
         thread.join(10)
     assert order == [*"abcd"]
-    assert turns.take(0), "the last one has given it back"
+    assert turns.take(0) == "the slot", "the last one has given it back"
+
+
+def test_who_is_interrupted_while_he_waits_loses_nothing_for_the_others() -> None:
+    turns = Turns(["the slot"])
+    assert turns.take() == "the slot"
+
+    def interrupt() -> None:
+        wait_until(lambda: len(turns._waiting) == 1)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        turns.take()
+    turns.give("the slot")
+    assert turns.take(0) == "the slot"
+
+
+def test_waiting_for_a_turn_ends_at_a_stop() -> None:
+    turns, stop = Turns(["the slot"]), threading.Event()
+    assert turns.take(stop=stop) == "the slot"
+    threading.Timer(0.05, stop.set).start()
+    assert turns.take(stop=stop) is None
+    turns.give("the slot")
+    assert turns.take(0) == "the slot"
+
+
+# ---- slots
+
+
+@pytest.fixture
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.engines.host.cores", lambda: 4)
+
+
+@pytest.mark.usefixtures("four_cores")
+@pytest.mark.parametrize(
+    ("threads", "slots", "workers", "fits"),
+    [
+        (0, 0, 1, (4, 1)),
+        (0, 0, 2, (2, 2)),
+        (0, 0, 3, (1, 4)),
+        (0, 0, 16, (1, 4)),
+        (1, 0, 1, (1, 4)),
+        (2, 0, 1, (2, 2)),
+        (3, 0, 1, (3, 1)),
+        (8, 0, 1, (4, 1)),
+        (1, 1, 16, (1, 1)),
+        (1, 9, 16, (1, 4)),
+    ],
+)
+def test_there_are_never_more_threads_than_cores(
+    threads: int, slots: int, workers: int, fits: tuple[int, int]
+) -> None:
+    asked = EngineRequest(settings=Settings(threads=threads), slots=slots)
+    request = fit(asked, workers=workers)
+    assert (request.settings.threads, request.slots) == fits
+    assert fit(request) == request
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_a_device_beside_the_cores_has_one_slot_unless_more_are_asked_for() -> None:
+    for options, slots in ((OpenVinoOptions(), 4), (OpenVinoOptions(device="NPU"), 1)):
+        asked = EngineRequest(accelerator="openvino", options=options, settings=Settings(threads=1))
+        assert fit(asked).slots == slots
+    assert fit(EngineRequest(accelerator="edgetpu", settings=Settings(threads=1))).slots == 1
+
+
+def host_of(wrist: Path, *, slots: int, guard: Guard | None = None, **request: Any) -> EngineHost:
+    """With so many slots, in which ONNX Runtime has one thread each."""
+    bundle = Bundle.open(wrist)
+    host = EngineHost(
+        bundle,
+        bundle.manifest.variant("onnx-fp32"),
+        engine="onnx",
+        request=EngineRequest(settings=Settings(threads=1), **request),
+        guard=guard,
+    )
+    for _ in range(slots):
+        host.join()
+    assert len(host._slots) == host.telemetry.slots == slots
+    return host
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_there_are_as_many_slots_as_streams_and_room_for(
+    wrist_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hosts, bundle = Hosts(workers=9), Bundle.open(wrist_bundle)
+    found = []
+    for _ in range(6):
+        host = choose(bundle, hosts, variant="onnx-fp32").host
+        found.append((host.telemetry.streams, host.telemetry.slots))
+    assert found == [(1, 1), (2, 2), (3, 3), (4, 4), (5, 4), (6, 4)]
+    hosts.close()
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_where_there_is_no_twin_streams_share_what_there_is(
+    wrist_bundle: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = host_of(wrist_bundle, slots=1)
+
+    def no_twin(engine: OnnxEngine) -> OnnxEngine:
+        raise EngineError("the device is taken")
+
+    monkeypatch.setattr(OnnxEngine, "twin", no_twin)
+    host.join()
+    host.join()
+    assert (host.telemetry.streams, host.telemetry.slots, host.most_slots) == (3, 1, 1)
+    assert caplog.text.count("onnx:cpu: no more than 1 slots: the device is taken") == 1
+    assert host.infer({"window": WINDOW})
+    host.close()
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_never_more_runs_are_under_way_than_there_are_slots(wrist_bundle: Path) -> None:
+    host = host_of(wrist_bundle, slots=2)
+    inside: list[int] = []
+    most, lock, both = 0, threading.Lock(), threading.Barrier(2, timeout=10)
+
+    def recorded(number: int, run: Any) -> Any:
+        def running(*given: Any) -> dict[str, Array]:
+            nonlocal most
+            with lock:
+                assert number not in inside, "an engine is run by two at a time"
+                inside.append(number)
+                most = max(most, len(inside))
+            both.wait()  # until another one is under way too
+            answer: dict[str, Array] = run(*given)
+            with lock:
+                inside.remove(number)
+            return answer
+
+        return running
+
+    for number, slot in enumerate(host._slots):
+        slot.engine.run = recorded(number, slot.engine.run)  # type: ignore[method-assign]
+    expected = host_of(wrist_bundle, slots=1).infer({"window": WINDOW})["logits"]
+
+    def stream() -> None:
+        for _ in range(10):
+            np.testing.assert_array_equal(host.infer({"window": WINDOW})["logits"], expected)
+
+    threads = [threading.Thread(target=stream, daemon=True) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert most == 2 and host.telemetry.runs == 60
+    host.close()
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_sixteen_streams_come_round_equally_often(wrist_bundle: Path) -> None:
+    host = host_of(wrist_bundle, slots=2)
+    held = [host.take(), host.take()]
+    names = [f"stream-{number}" for number in range(16)]
+    done, lock, enough = collections.Counter[str](), threading.Lock(), threading.Event()
+    apart: list[int] = []
+
+    def stream(name: str) -> None:
+        while not enough.is_set():
+            slot = host.take()
+            assert slot is not None
+            with lock:
+                done[name] += 1
+                apart.append(max(done.values()) - min(done[name] for name in names))
+                if done[name] == 100:
+                    enough.set()
+            host.infer({"window": WINDOW}, slot=slot)
+            host.give(slot)
+
+    threads = [threading.Thread(target=stream, args=(name,), daemon=True) for name in names]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(host._turns._waiting) == 16)
+    for slot in held:
+        assert slot is not None
+        host.give(slot)
+    for thread in threads:
+        thread.join(30)
+    assert done.total() >= 1500, "nearly a hundred each"
+    assert max(apart) <= 5, "of a hundred"
+    host.close()
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_a_hang_in_the_second_slot_is_noticed_and_its_mark_is_left(
+    wrist_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = Guard(tmp_path, hang_s=0.5)
+    host = host_of(wrist_bundle, slots=2, guard=guard)
+    first, second = host._slots
+    assert first.watch and second.watch and first.watch.mark and second.watch.mark
+    assert len([*tmp_path.glob("engine-*.mark")]) == 2, "a mark for each slot"
+    hanging, go_on = threading.Event(), threading.Event()
+
+    def hang(*given: Any) -> dict[str, Array]:
+        hanging.set()
+        go_on.wait(30)
+        raise EngineError("too late")
+
+    monkeypatch.setattr(second.engine, "run", hang)
+    exits: list[int] = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    monkeypatch.setattr("logging.shutdown", lambda: None)
+    assert {host.take(), host.take()} == {first, second}
+
+    def stick() -> None:
+        with pytest.raises(EngineError, match="too late"):
+            host.infer({"window": WINDOW}, slot=second)
+
+    stuck = threading.Thread(target=stick, daemon=True)
+    stuck.start()
+    assert hanging.wait(10)
+    for _ in range(3):
+        guard._look(0.2)
+        assert host.infer({"window": WINDOW}, slot=first), "the other slot is at work"
+        assert guard.quarantine.records == []
+    guard._look(0.2)
+    (record,) = guard.quarantine.records
+    assert (record.kind, exits) == ("hang", [9]) and record.suspect == second.watch.suspect
+    monkeypatch.setattr("edge.engines.host._CLOSE_S", 0.05)
+    host.give(first)
+    host.close()
+    (mark,) = tmp_path.glob("engine-*.mark")
+    assert mark == second.watch.mark._path, "the mark of what hangs is left behind"
+    with pytest.raises(EngineError, match="inference failed"):
+        first.engine.run({"window": WINDOW})
+    go_on.set()
+    stuck.join(10)
+    second.watch.mark.remove()
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_each_slot_is_watched_by_itself(wrist_bundle: Path, tmp_path: Path) -> None:
+    guard = Guard(tmp_path, marks=False)
+    host = host_of(wrist_bundle, slots=2, guard=guard)
+    nan = np.full((1, 4), np.nan, np.float32)
+    for slot in host._slots:
+        slot.engine.run = lambda *given: {"logits": nan}  # type: ignore[method-assign]
+    second = host._slots[1]
+    with pytest.raises(EngineFault, match="an output is NaN or infinite, and"):
+        host.infer({"window": WINDOW}, slot=second)
+    assert host.telemetry.not_finite == 1 and second.watch and second.watch.not_finite == 1
+    (record,) = guard.quarantine.records
+    assert record.kind == "not_finite"
+    host.close()
+    assert guard._watches == []
 
 
 def test_a_fast_stream_does_not_starve_a_slow_one(wrist_bundle: Path) -> None:
     bundle = Bundle.open(wrist_bundle)
     host = EngineHost(bundle, bundle.manifest.variants[0], engine="onnx", request=EngineRequest())
     order: list[str] = []
-    run = host._engine.run
+    engine = host._slots[0].engine
+    run = engine.run
 
-    def recorded(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def recorded(inputs: Mapping[str, Array], into: object) -> dict[str, Array]:
         order.append(threading.current_thread().name)
         return run(inputs)
 
-    host._engine.run = recorded  # type: ignore[method-assign]
+    engine.run = recorded  # type: ignore[method-assign]
     barrier = threading.Barrier(3)
 
     def stream() -> None:
@@ -174,7 +431,8 @@ def test_an_engine_that_hangs_is_left_behind_at_the_end(
     monkeypatch.setattr("edge.engines.host._CLOSE_S", 0.05)
     bundle = Bundle.open(wrist_bundle)
     host = EngineHost(bundle, bundle.manifest.variants[0], engine="onnx", request=EngineRequest())
-    assert host._turns.take(None)
+    slot = host.take()
+    assert slot is not None
     host.close()
-    host._turns.give()
+    host.give(slot)
     host.close()

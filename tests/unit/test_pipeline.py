@@ -274,7 +274,12 @@ def test_stats_bear_having_seen_nothing() -> None:
     stats = FrameStats()
     assert (stats.fps, stats.latencies()) == (0.0, {})
     assert stats.idle_s(since_s=time.monotonic() - 5) >= 5
-    stats.frame({"start": 0, "infer": 4_000_000, "postprocess": 5_000_000})
-    assert stats.latencies()["infer"].p50 == 4.0
-    assert stats.latencies()["postprocess"].p99 == 1.0
-    assert stats.idle_s(since_s=0) < 5
+    now_ns = time.monotonic_ns()
+    for ended_ns in (now_ns - 500_000_000, now_ns):
+        stats.frame((ended_ns - 9_000_000, ended_ns - 5_000_000, ended_ns - 1_000_000, ended_ns))
+    assert {stage: took.p50 for stage, took in stats.latencies().items()} == {
+        "preprocess": 4.0,
+        "infer": 4.0,
+        "postprocess": 1.0,
+    }
+    assert stats.fps == 2.0 and stats.idle_s(since_s=0) < 5

@@ -46,6 +46,52 @@ def test_importing_the_package_imports_no_adapter_library(statement: str) -> Non
     assert imported_by(statement) & HEAVY == set()
 
 
+# What a start of the agent must not pay for: each costs milliseconds, and is needed by few.
+NOT_AT_START = {
+    *("asyncio", "email", "http", "ssl", "importlib.metadata", "zipfile", "tarfile", "subprocess"),
+    *("tempfile", "difflib", "statistics", "fractions", "multiprocessing", "unittest", "xml"),
+    *("edge.recognize", "edge.doctor", "edge.check", "edge.demo", "numpy.ma", "numpy.testing"),
+}
+AGENT = """
+import sys
+from edge import seams
+from edge.agent import Agent
+from edge.cli import run
+from edge.config import load
+for seam, name in (("sinks", "jsonl"), ("sources", "csv"), ("engines", "onnx")):
+    seams.find(seam, name)
+load({path!r})
+print(*sys.modules)
+"""
+
+
+def test_a_start_of_the_agent_imports_nothing_that_few_need(tmp_path: Path) -> None:
+    path = tmp_path / "edge.toml"
+    path.write_text(
+        '[[pipeline]]\nname = "wrist"\nbundle = "builtin:wrist_activity"\n'
+        'source = { type = "csv", path = "a.csv" }\n[[sink]]\ntype = "jsonl"\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", AGENT.format(path=str(path))],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    modules = set(done.stdout.split())
+    assert modules & NOT_AT_START == set()
+    assert modules & {"cv2", "paho", "rich", "onnxruntime", "ai_edge_litert"} == set()
+
+
+def test_the_parent_of_an_agent_is_next_to_nothing() -> None:
+    """It forks with what the interpreter has anyway, so that it starts at once and stays small."""
+    found = imported_by("import edge.__main__, edge.supervisor")
+    assert found & {*HEAVY, "numpy", "msgspec", "logging", "subprocess", "ctypes", "json"} == set()
+    whole = subprocess.run(
+        [sys.executable, "-c", "import edge.__main__, edge.supervisor, sys; print(*sys.modules)"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    ours = {name for name in whole.stdout.split() if name.partition(".")[0] == "edge"}
+    assert ours == {"edge", "edge.__main__", "edge.signals", "edge.supervisor"}
+
+
 def test_the_layers_are_kept() -> None:
     program = Path(sys.executable).with_name("lint-imports")
     if not program.exists() and shutil.which("lint-imports") is None:

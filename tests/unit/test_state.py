@@ -15,7 +15,7 @@ from builders import MODEL_FILES, manifest
 from edge import golden, seams
 from edge.bundle import Bundle, with_files, write
 from edge.engines.host import Hosts
-from edge.errors import BundleError, FrameError
+from edge.errors import BundleError, ConfigError, FrameError
 from edge.manifest import GoldenCase, StatePair, Variant
 from edge.model import Model
 from edge.pipeline import Pipeline
@@ -44,9 +44,15 @@ class Adder:
     def __init__(self, model: bytes, **given: Any) -> None:
         pass
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        total = inputs["h"] + inputs["gain"] * inputs["window"].sum(axis=1)
-        return {"logits": total, "hn": total.copy()}
+    def run(
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
+    ) -> dict[str, Array]:
+        into = into or {"logits": np.empty((1, 2)), "hn": np.empty((1, 2))}
+        for array in into.values():
+            array.fill(np.nan)  # an engine may begin to write before it has read everything
+        into["logits"][:] = inputs["h"] + inputs["gain"] * inputs["window"].sum(axis=1)
+        into["hn"][:] = into["logits"]
+        return into
 
     def close(self) -> None:
         pass
@@ -111,6 +117,26 @@ def test_a_state_that_is_not_finite_does_not_stay(
         with pytest.raises(FrameError, match="state hn is not finite; it starts anew"):
             model.infer(np.full((1, 4, 2), np.nan, np.float32))
         assert scores(model, 1)[0] == 2
+
+
+def test_a_frame_whose_answer_cannot_be_used_leaves_the_state_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Model(bundle(tmp_path, monkeypatch)) as model:
+        host: Any = model._host
+        infer = host.infer
+
+        def refused(*given: Any) -> None:
+            infer(*given)
+            raise FrameError("the model's output is not finite")
+
+        assert scores(model, 1)[0] == 2
+        for _ in range(3):
+            monkeypatch.setattr(host, "infer", refused)
+            with pytest.raises(FrameError):
+                scores(model, 1)
+            monkeypatch.setattr(host, "infer", infer)
+        assert scores(model, 1)[0] == 4
 
 
 def test_golden_cases_start_from_nothing_and_leave_nothing(
@@ -187,6 +213,16 @@ def test_a_pipeline_starts_anew_after_a_frame_that_could_not_be_used(
         predictions = [step.prediction for step in pipeline]
         sums = [one.scores[0] for one in predictions if isinstance(one, Classification)]
         assert sums == [2, 4, 2] and pipeline.telemetry.state_resets == 1
+
+
+def test_a_recurrent_model_has_one_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, source = bundle(tmp_path, monkeypatch), {"type": "csv", "path": "-"}
+    monkeypatch.setattr("edge.lanes.cores", lambda: 4)
+    for lanes in (0, 1):
+        with Pipeline("s", bundle=opened, source=source, rules=[], lanes=lanes) as pipeline:
+            assert len(pipeline._lanes) == 1
+    with pytest.raises(ConfigError, match=r"lanes: .* is recurrent, so that its frames are worked"):
+        Pipeline("s", bundle=opened, source=source, rules=[], lanes=2)
 
 
 # ---- gaps
