@@ -170,6 +170,10 @@ def load(
 ) -> Model:
     """Open and verify a bundle (directory or .tar) and make it ready to predict.
 
+    Unless a `variant` is named it is the first in the manifest that runs here, which is ONNX fp32
+    where `edge convert` made the bundle: nothing is measured and no tuning record is read, for
+    there is no state directory (edge/engines/choose.py).
+
     An .onnx or .tflite file is recognised, with `hints` for what it does not say (as `edge run
     --model` does it). BundleError when a bundle is damaged or does not fit; EngineError when no
     variant runs here; ConfigError when a model cannot be recognised.

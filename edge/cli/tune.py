@@ -150,9 +150,8 @@ def _tasks(target: str, state_dir: str, given: dict[str, Any]) -> tuple[Path, li
 def _add(found: dict[str, _Task], path: str, request: EngineRequest, variant: str) -> None:
     from edge.recognize.bundles import open_any
 
-    if path not in found:
-        found[path] = _Task(open_any(path), [], set())
-    task = found[path]
+    bundle = open_any(path)
+    task = found.setdefault(bundle.identity, _Task(bundle, [], set()))
     task.requests.append(request)
     names = [one.name for one in task.bundle.manifest.variants]
     task.variants |= {*names} if variant == AUTO else {variant}
@@ -302,14 +301,18 @@ def _print(name: str, record: Record) -> None:
         goal += f" of {record.streams} streams"
     click.echo(f"{name}: {goal}, measured {record.wall}")
     click.echo(f"best: {record.ranking[0].label}")
+    if record.max_accuracy_drop is not None:
+        click.echo(f"no variant that loses more than {record.max_accuracy_drop:g} of accuracy")
+    if record.max_rss_mb is not None:
+        click.echo(f"none that needs more than {record.max_rss_mb:g} MB")
     if record.noisy:
         click.echo(f"noisy: {record.noisy}; tune again when the machine is quiet")
     front = record.front
     shown = dict.fromkeys([record.ranking[0], *front, *_best_of_each(record.ranking)])
-    tables.show(
-        ["", "variant", "engine", "settings", "ms", "spread", "a second", "MB", "mJ", "loss"],
-        [_row(row, row in front) for row in shown],
-    )
+    header = ["", "variant", "engine", "settings", "ms", "spread", "a second", "MB", "mJ", "loss"]
+    rows = [_row(row, row in front) for row in shown]
+    told = [number for number in range(len(header)) if any(row[number] for row in rows)]
+    tables.show([header[n] for n in told], [[row[n] for n in told] for row in rows])
     click.echo("*: nothing else is as fast, as small and as exact at once")
     for what, why in record.refused.items():
         click.echo(f"not taken: {what}: {why}")

@@ -247,6 +247,33 @@ def test_who_needs_too_much_memory_takes_no_part(
         tuned(bundle, tmp_path, max_rss_mb=40)
 
 
+def test_an_engine_in_quarantine_takes_no_part(
+    bundle: Bundle, tmp_path: Path, memory: None
+) -> None:
+    guard = Guard(tmp_path)
+    _, watch = guard.admit(bundle, bundle.manifest.variant("onnx-int8"), "onnx", ONE)
+    guard.accuse(watch.suspect, "crash", "played")
+    guard.forget(watch)
+    kept = tuned(bundle, tmp_path)
+    assert {row.variant for row in kept.ranking} == {"onnx-fp32"}
+    assert "in quarantine since" in kept.refused["onnx-int8 on onnx:cpu"]
+
+
+def test_where_memory_is_short_engines_are_opened_by_turns(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "_free_mb", lambda: 10.0)
+    every = grid(bundle.manifest.variants, [ONE], cores=1)[:5]
+    bench = measuring.Bench(bundle, Guard(tmp_path))
+    bench.kept = every[0]
+    try:
+        for candidate in every:
+            assert bench.turn(candidate).frames >= 3
+            assert len([*tmp_path.glob("*.mark")]) <= 2, "the yardstick, and whose turn it is"
+    finally:
+        bench.close()
+
+
 def test_energy_is_reckoned_for_one_inference(
     bundle: Bundle, tmp_path: Path, memory: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
