@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edge.accelerators import CPU, ONE_THREAD, OpenVinoOptions, Options, Settings
-from edge.engines import kept
+from edge.engines.kept import Outputs
 from edge.errors import EngineError
 from edge.types import Array, TensorSpec
 from edge.wire import Placement
@@ -82,6 +82,7 @@ class OpenVinoEngine:
             precision=precision,
             settings=settings,
         )
+        self._kept = Outputs(self.outputs, engine="openvino")
         self.placement = Placement(
             nodes={"openvino": kinds.total()} if len(devices) == 1 and kinds else {}
         )
@@ -104,7 +105,7 @@ class OpenVinoEngine:
                     f"openvino: inference failed: {spec} was given {value.dtype}{value.shape}"
                 )
         if into:
-            kept.check(self.outputs, into, engine="openvino")
+            self._kept.check(into)
         try:
             request.infer(inputs, share_inputs=True)
             outputs = {}

@@ -15,7 +15,7 @@ from edge import seams
 from edge.accelerators import ONE_THREAD, TABLE
 from edge.bundle import Bundle
 from edge.engines import faults
-from edge.engines.kept import arrays_for
+from edge.engines.kept import Outputs, arrays_for
 from edge.errors import EngineError
 from edge.seams import Engine
 from edge.types import Array, TensorSpec
@@ -28,6 +28,11 @@ OPEN = (
     "Eg8KDQgHEgkKAggBCgMSAW5iDwoBeRIKCggIARIECgIIBEIECgAQDQ=="
 )
 """ONNX: places = NonZero(x), y = -x, of x [4]."""
+LYING = (
+    "CAg6RAoUCgF4EgZwbGFjZXMiB05vblplcm8SAWdaDwoBeBIKCggIARIECgIIBGIYCgZwbGFjZXMSDgoMCAcSCAoC"
+    "CAEKAggCQgQKABAN"
+)
+"""ONNX: places = NonZero(x) of x [4], said to be [1, 2]."""
 
 
 class EngineContract:
@@ -271,6 +276,15 @@ class TestOnnx(EngineContract):
         with pytest.raises(EngineError, match=r"places int64\[1, -1\] cannot be written into"):
             engine.run({"x": np.zeros(4, np.float32)}, {"places": np.zeros((1, 3), np.int64)})
 
+    def test_an_output_that_is_not_what_the_graph_said_is_fresh(self) -> None:
+        engine = self.build(base64.b64decode(LYING))
+        kept = arrays_for(engine.outputs)
+        assert kept["places"].shape == (1, 2)
+        for x, places in (([1, 0, 3, 4], [0, 2, 3]), ([0, 2, 2, 0], [1, 2])):
+            found = engine.run({"x": np.array(x, np.float32)}, kept)["places"]
+            assert found.tolist() == [places]
+            assert (found is kept["places"]) == (len(places) == 2)
+
 
 class TestTflite(EngineContract):
     engine_name = format = "tflite"
@@ -279,8 +293,9 @@ class TestTflite(EngineContract):
     version = "ai-edge-litert "
 
     def test_an_output_that_is_not_what_the_graph_said_is_fresh(self, engine: Engine) -> None:
-        engine.outputs = (TensorSpec(name="logits", shape=(1, 7)),)
-        kept = arrays_for(engine.outputs)
+        said = (TensorSpec(name="logits", shape=(1, 7)),)
+        engine._kept = Outputs(said, engine="litert")  # type: ignore[attr-defined]
+        kept = arrays_for(said)
         found = engine.run({"window": WINDOW}, kept)["logits"]
         assert found.shape == (1, 4) and not np.shares_memory(found, kept["logits"])
 
