@@ -6,6 +6,7 @@ source's mailbox holds the newest frame only, and counts what it dropped; any ot
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
 import threading
@@ -27,13 +28,16 @@ from edge.errors import ConfigError, EdgeError, FrameError, SourceError
 from edge.frame_stats import FrameStats
 from edge.happenings import Happening
 from edge.mailbox import Mailbox
-from edge.manifest import ImagePreprocess
+from edge.manifest import ImagePreprocess, WindowPreprocess
 from edge.model import Model
 from edge.motion import MotionGate
+from edge.pace import Pace
 from edge.payloads import payload_of
+from edge.quality import Quality
 from edge.recognize.bundles import open_any
 from edge.rules import Chain
 from edge.seams import EndOfStream
+from edge.source_watch import Moment, SourceWatch
 from edge.stages import Stage
 from edge.state import Gaps
 from edge.types import Detections, Frame, Outcome, Prediction
@@ -44,11 +48,13 @@ from edge.wire import (
     PipelineTelemetry,
     SourceRef,
     SourceState,
+    event_of,
     kind_of,
 )
 
 _READ_S = 0.2
 _MAX_BAD_IN_A_ROW = 1000
+_MAX_NOTICES = 1000
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +153,14 @@ class Pipeline:
             raise
         self._gaps = Gaps(config.gap_s)
         live = self.source.live
+        self.pace = Pace(config.max_fps)
+        self._watch = SourceWatch()
+        self._quality: Quality | None = None
+        if config.quality is not None:
+            given = manifest.preprocess
+            channels = given.channels if isinstance(given, WindowPreprocess) else ()
+            self._quality = Quality(config.quality, live=live, channels=channels)
+        self._noticed: collections.deque[Event] = collections.deque(maxlen=_MAX_NOTICES)
         self._mailbox = Mailbox(1 if live else 4, newest_wins=live)
         self.last: Step | None = None
         self._stop = threading.Event()
@@ -159,14 +173,12 @@ class Pipeline:
         SourceError when the source can never work; EngineError when the engine fails.
         """
         self._start()
-        next_due = 0.0
         while frame := self._mailbox.take(self._stop):
             step = self._step(frame)
             if step is not None:
                 yield step
-            if self._config.max_fps:
-                next_due = max(time.monotonic(), next_due + 1 / self._config.max_fps)
-                self._stop.wait(next_due - time.monotonic())
+            if (wait_s := self.pace.wait_s(time.monotonic())) > 0:
+                self._stop.wait(wait_s)
         if self._failure is not None:
             raise self._failure
 
@@ -187,6 +199,9 @@ class Pipeline:
     def _step(self, frame: Frame) -> Step | None:
         """Hops three to six for one frame; None for one that is idle or cannot be used."""
         moments = {"start": time.monotonic_ns()}
+        if self._quality is not None:
+            noticed = self._quality.look(frame)
+            self._noticed.extend(self._event(frame, payload) for payload in noticed)
         try:
             if self._gate is not None and not self._gate.passes(frame):
                 self.stats.skip()
@@ -265,6 +280,7 @@ class Pipeline:
                             f" the last: {error}"
                         ) from error
                     continue
+                self._look_at_source(frame)
                 if frame is not None:
                     bad_in_a_row = 0
                     self._mailbox.put(frame, self._stop)
@@ -286,6 +302,26 @@ class Pipeline:
         log.log(level, "pipeline %s: skipped: %s", self.name, error)
 
     # ---- for whoever watches
+
+    def notices(self) -> list[Event]:
+        """Events of the source's condition since the last call: lost, recovered, no good any more.
+
+        They come beside the steps, since a source that is away gives none.
+        """
+        self._look_at_source(None)
+        now_ns = self._clock.mono_ns()
+        events = [
+            event_of(told, time=self._clock.stamp(**moment._asdict()), pipeline=self.name)
+            for told, moment in self._watch.take(now_ns)
+        ]
+        while self._noticed:
+            events.append(self._noticed.popleft())
+        return events
+
+    def _look_at_source(self, frame: Frame | None) -> None:
+        now = Moment(self._clock.mono_ns(), self._clock.wall_ns())
+        picture = frame is not None and frame.data.ndim == 3
+        self._watch.look(self.source.state, now, size=_size(frame) if frame and picture else None)
 
     @property
     def priority(self) -> int:
