@@ -14,6 +14,7 @@ from edge.quality.view import GRID
 from edge.types import Array
 
 _BANDS, _LEAST_COLUMNS = 48, 640
+_LEAST_WIDTH = 32
 _SMALL = (160, 48)
 _COARSE = 1 / 71
 """The share of the width over which an edge is taken as a whole."""
@@ -72,7 +73,7 @@ def _grey(picture: Array) -> Array:
     firsts = ((np.arange(_BANDS) + 0.5) * height / _BANDS).astype(int)
     rows = np.stack([firsts - 1, firsts], axis=1).clip(0, height - 1).ravel()
     halvings = max(0, (width // _LEAST_COLUMNS).bit_length() - 1)
-    size = (width >> halvings, _BANDS)
+    size = (max(_LEAST_WIDTH, width >> halvings), _BANDS)
     taken = cv2.resize(picture[rows], size, interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.cvtColor(taken, cv2.COLOR_BGR2GRAY))
 

@@ -70,7 +70,7 @@ class SampleQuality:
                 bad &= moved  # a channel that stands still is stuck, and nothing else
             well &= ~bad & ~active
             found += self._turned(name, bad, mono_ns, values, measures[name], limits[name])
-        self._learn(spread, at_ends, np.where(moved, before_s, still_s), well, mono_ns)
+        self._learn(spread, at_ends, np.where(moved, before_s, 0.0), well, mono_ns)
         return found
 
     @property
@@ -80,7 +80,7 @@ class SampleQuality:
     def _learn(
         self, spread: Array, at_ends: Array, still_s: Array, well: Array, mono_ns: int
     ) -> None:
-        """What is well is normal. A spread to which a channel came back by itself is one too."""
+        """What is well is normal: `still_s` is how long a channel stood still that moves again."""
         passed_s = min((mono_ns - self._seen_ns) / 1e9, 10.0) if self._looks else 0.0
         self._looks, self._seen_ns = self._looks + 1, mono_ns
         self._learned_s += passed_s
