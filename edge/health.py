@@ -19,7 +19,6 @@ from edge.pipeline import Pipeline
 from edge.wire import AlarmData, Event, event_of
 
 _TICK_S = 0.25
-_LOOK_AT_HEAT_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,8 @@ class Health:
         self._pipelines = pipelines
         self._board = board
         self._max_c = config.max_temperature_c
-        self._heat = Heat(max_c=self._max_c, step_s=min(config.heat_step_s, 3600.0))
+        self._heat = Heat(max_c=self._max_c, step_s=config.heat_step_s)
+        self._every_s = min(1.0, config.heat_step_s)
         self._clock = clock
         self._append = append
         self._telling = threading.Lock()
@@ -51,7 +51,7 @@ class Health:
             self.tell()
             now_s = time.monotonic()
             if self._max_c and now_s >= heat_due_s:
-                heat_due_s = now_s + _LOOK_AT_HEAT_S
+                heat_due_s = now_s + self._every_s
                 self._look_at_heat(now_s)
         self.tell()
 
