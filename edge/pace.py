@@ -29,16 +29,18 @@ class Pace:
         return self.share * self._usual
 
     def wait_s(self, now_s: float) -> float:
-        """One frame was taken: how long to wait before the next one."""
+        """How long to wait before a frame is taken."""
+        return max(0.0, self._due_s - now_s)
+
+    def taken(self, now_s: float) -> None:
+        """One frame was taken."""
         if self.share >= 1 or not self._usual:
             self._measure(now_s)
         else:
             self._moments.clear()
         limit = self.limit
-        if not limit:
-            return 0.0
-        self._due_s = max(now_s, self._due_s + 1 / limit)
-        return self._due_s - now_s
+        if limit:
+            self._due_s = max(now_s, self._due_s + 1 / limit)
 
     def _measure(self, now_s: float) -> None:
         moments = self._moments

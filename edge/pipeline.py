@@ -173,12 +173,15 @@ class Pipeline:
         SourceError when the source can never work; EngineError when the engine fails.
         """
         self._start()
-        while frame := self._mailbox.take(self._stop):
+        while True:
+            self._stop.wait(self.pace.wait_s(time.monotonic()))
+            frame = self._mailbox.take(self._stop)
+            if frame is None:
+                break
+            self.pace.taken(time.monotonic())
             step = self._step(frame)
             if step is not None:
                 yield step
-            if (wait_s := self.pace.wait_s(time.monotonic())) > 0:
-                self._stop.wait(wait_s)
         if self._failure is not None:
             raise self._failure
 
@@ -320,8 +323,8 @@ class Pipeline:
 
     def _look_at_source(self, frame: Frame | None) -> None:
         now = Moment(self._clock.mono_ns(), self._clock.wall_ns())
-        picture = frame is not None and frame.data.ndim == 3
-        self._watch.look(self.source.state, now, size=_size(frame) if frame and picture else None)
+        size = _size(frame) if frame is not None and frame.data.ndim == 3 else None
+        self._watch.look(self.source.state, now, frame=frame is not None, size=size)
 
     @property
     def priority(self) -> int:

@@ -57,12 +57,14 @@ class SourceWatch:
         self._quiet_until_ns = 0
         self._size: Size | None = None
 
-    def look(self, state: SourceState, now: Moment, *, size: Size | None = None) -> None:
-        """The state now, and the size of a picture that came with it."""
+    def look(
+        self, state: SourceState, now: Moment, *, frame: bool = False, size: Size | None = None
+    ) -> None:
+        """The state now; whether a frame came with it, and the size of one that is a picture."""
         with self._lock:
             self._look(state, now)
             self._size = size or self._size
-            if size and self._outage is not None and not self._down:
+            if frame and self._outage is not None and not self._down:
                 self._outage.frame = True
 
     def _look(self, state: SourceState, now: Moment) -> None:

@@ -64,6 +64,7 @@ def taken(pace: Pace, *, camera_fps: float, seconds: float, start_s: float = 0.0
     now_s, count = start_s, 0
     while now_s < start_s + seconds:
         count += 1
+        pace.taken(now_s)
         now_s += max(1 / camera_fps, pace.wait_s(now_s))
     return count / seconds
 

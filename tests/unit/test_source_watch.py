@@ -20,7 +20,7 @@ class Seen:
     ) -> list[str]:
         now = Moment(round(second * 1e9), round(second * 1e9) + 7)
         shown = SourceState(state=state, detail=f"is {state}", losses=losses)
-        self.watch.look(shown, now, size=size)
+        self.watch.look(shown, now, frame=size is not None, size=size)
         return self.take(second)
 
     def take(self, second: float) -> list[str]:
