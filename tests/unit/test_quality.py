@@ -170,6 +170,16 @@ def test_a_measure_that_trembles_on_its_limit_is_no_flood() -> None:
     assert len(camera.told) <= 2
 
 
+def test_what_ends_lies_well_beyond_where_it_began() -> None:
+    camera = Camera()
+    dark, dusk, day = (np.full((HEIGHT, WIDTH, 3), level, np.uint8) for level in (18, 26, 40))
+    assert camera.shows(dusk, 8) == []
+    assert camera.shows(dark, 8) == [("dark", "began")]
+    for _ in range(3):
+        assert camera.shows(dusk, 8) == camera.shows(dark, 8) == []
+    assert camera.shows(day, 8) == [("dark", "ended")]
+
+
 def test_a_scene_with_little_in_it_is_no_problem() -> None:
     wall = np.full((HEIGHT, WIDTH, 3), 150, np.uint8)
     wall[:, 300:] = 158
