@@ -201,7 +201,7 @@ def cost() -> dict[str, float]:
     return {name: round(statistics.median(times[70:]), 3) for name, times in taken.items()}
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=6, help="at most so many")
     options = parser.parse_args()
@@ -234,6 +234,7 @@ def main() -> None:
         **cost(),
     }
     print(json.dumps(result))
+    return 0
 
 
 if __name__ == "__main__":

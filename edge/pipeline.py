@@ -174,7 +174,8 @@ class Pipeline:
         """
         self._start()
         while True:
-            self._stop.wait(self.pace.wait_s(time.monotonic()))
+            if (wait_s := self.pace.wait_s(time.monotonic())) > 0:
+                self._stop.wait(wait_s)
             frame = self._mailbox.take(self._stop)
             if frame is None:
                 break
@@ -322,9 +323,11 @@ class Pipeline:
         return events
 
     def _look_at_source(self, frame: Frame | None) -> None:
-        now = Moment(self._clock.mono_ns(), self._clock.wall_ns())
+        state = self.source.state
         size = _size(frame) if frame is not None and frame.data.ndim == 3 else None
-        self._watch.look(self.source.state, now, frame=frame is not None, size=size)
+        if not self._watch.settled(state, size):
+            now = Moment(self._clock.mono_ns(), self._clock.wall_ns())
+            self._watch.look(state, now, frame=frame is not None, size=size)
 
     @property
     def priority(self) -> int:

@@ -51,11 +51,17 @@ class SourceWatch:
         self._lock = threading.Lock()
         self._began: Moment | None = None
         self._losses = 0
+        self._running: SourceState | None = None
         self._down = False
         self._not_counted = False
         self._outage: _Outage | None = None
         self._quiet_until_ns = 0
         self._size: Size | None = None
+
+    def settled(self, state: SourceState, size: Size | None) -> bool:
+        """Whether a look would tell nothing new, as with nearly every frame."""
+        same = size is None or size == self._size
+        return same and self._outage is None and state == self._running
 
     def look(
         self, state: SourceState, now: Moment, *, frame: bool = False, size: Size | None = None
@@ -87,6 +93,7 @@ class SourceWatch:
             self._lost(now, state.detail, losses=counted)
             self._recovered(now, state.detail)
         self._down = down
+        self._running = state if state.state == "running" else None
 
     def _lost(self, began: Moment, detail: str, *, losses: int) -> None:
         if self._outage is None:
