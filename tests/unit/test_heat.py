@@ -80,6 +80,14 @@ def test_a_share_of_the_usual_rate_is_taken_and_the_usual_rate_comes_back() -> N
     assert round(taken(pace, camera_fps=20, seconds=10, start_s=30)) == 20
 
 
+def test_the_time_in_which_a_camera_was_away_does_not_make_it_a_slow_one() -> None:
+    pace = Pace(0.0)
+    taken(pace, camera_fps=20, seconds=10)
+    taken(pace, camera_fps=20, seconds=1, start_s=600)
+    pace.share = 0.5
+    assert round(taken(pace, camera_fps=20, seconds=10, start_s=601)) == 10
+
+
 def test_max_fps_holds_however_cool_it_is_and_heat_takes_its_share_of_that() -> None:
     pace = Pace(8.0)
     assert round(taken(pace, camera_fps=20, seconds=10)) == 8
