@@ -41,11 +41,8 @@ class PictureQuality:
     def __init__(self, config: QualityConfig, *, live: bool) -> None:
         """Of a source that is not `live` a picture may well stand still: it is never frozen."""
         self._config = config
-        self._problems = {
-            name: Problem(config.settle_s) for name in _HIDING if name not in config.ignore
-        }
-        if live and "frozen" not in config.ignore:
-            self._problems["frozen"] = Problem(0.0)
+        self._problems = {name: Problem(config.settle_s) for name in _HIDING}
+        self._frozen = Problem(0.0) if live else None
         self._view = View(config.learn_s)
         self._new_view = View(config.learn_s)
         self._contrasts: collections.deque[tuple[int, float]] = collections.deque()
@@ -59,19 +56,20 @@ class PictureQuality:
         found = []
         hidden = False
         for name, problem in self._problems.items():
-            if name == "frozen":
-                continue
             value, bad = values[name], None
             if not hidden and value is not None:
                 bad = _beyond(name, value, _LIMITS[name][problem.active])
             hidden = hidden or problem.active or bool(bad)
             if turn := problem.update(bad, mono_ns):
                 limit = _LIMITS[name][turn == "ended"]
-                found.append(self._data(name, turn, mono_ns, picture, value or 0.0, limit))
+                seconds = problem.seconds(mono_ns)
+                found.append(self._data(name, turn, seconds, picture, value or 0.0, limit))
         found += self._look_frozen(seen, mono_ns, picture)
         if not hidden:
             self._remember(seen, mono_ns)
-        return found + self._accept(seen, mono_ns)
+        found += self._accept(seen, mono_ns)
+        # What is ignored still hides others: a lamp that is switched off moves no camera.
+        return [data for data in found if data.problem not in self._config.ignore]
 
     def _held_against_normal(self, seen: Measures) -> dict[PictureProblem, float | None]:
         """What stands against the limits; None where it cannot be told."""
@@ -101,8 +99,8 @@ class PictureQuality:
 
     def _accept(self, seen: Measures, mono_ns: int) -> list[QualityData]:
         """A view that stays where the camera was moved to becomes the normal one."""
-        moved = self._problems.get("moved")
-        if moved is None or not moved.active:
+        moved = self._problems["moved"]
+        if not moved.active:
             self._new_view = View(self._config.learn_s)
             return []
         if _elsewhere(self._new_view, seen):
@@ -122,7 +120,7 @@ class PictureQuality:
 
     def _look_frozen(self, seen: Measures, mono_ns: int, picture: Array) -> list[QualityData]:
         """The same pixels again and again, though what is neither black nor white has noise."""
-        problem = self._problems.get("frozen")
+        problem = self._frozen
         if problem is None:
             return []
         featureless = seen.brightness < _LIMITS["dark"][0] or seen.clipped > 0.5
@@ -132,17 +130,20 @@ class PictureQuality:
         limit = self._config.frozen_s
         bad = still_s > 0 if problem.active else still_s >= limit
         turn = problem.update(bad, mono_ns, since_ns=self._changed_ns)
-        return [self._data("frozen", turn, mono_ns, picture, still_s, limit)] if turn else []
+        if turn is None:
+            return []
+        seconds = problem.seconds(mono_ns)
+        return [self._data("frozen", turn, seconds, picture, still_s, limit)]
 
     def _data(
-        self, name: PictureProblem, turn: Turn, mono_ns: int, picture: Array, value: float,
+        self, name: PictureProblem, turn: Turn, seconds: float, picture: Array, value: float,
         limit: float,
     ) -> QualityData:  # fmt: skip
         shown = self._config.evidence and turn == "began"
         return QualityData(
             problem=name,
             state=turn,
-            seconds=self._problems[name].seconds(mono_ns),
+            seconds=seconds,
             measures={name: round(value, 3)},
             limits={name: limit},
             jpeg=_jpeg(picture) if shown else "",

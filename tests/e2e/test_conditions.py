@@ -3,6 +3,7 @@ frozen and moved, hot and cool."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.server
 import json
@@ -31,6 +32,7 @@ every_s = 0.1
 settle_s = 0.5
 learn_s = 1.5
 frozen_s = 1.5
+evidence = true
 """
 
 
@@ -142,6 +144,8 @@ def test_a_camera_tells_what_becomes_of_it_and_others_go_on(
             camera.change = change
         began = told.await_of("quality", "one", 2 * number + 1)
         assert (began["problem"], began["state"]) == (problem, "began")
+        evidence = cv2.imdecode(np.frombuffer(base64.b64decode(began["jpeg"]), np.uint8), 1)
+        assert evidence.shape == (180, 320, 3)
         camera.jpeg, camera.change = plain, lambda p: p  # type: ignore[method-assign]
         ended = told.await_of("quality", "one", 2 * number + 2)
         assert (ended["problem"], ended["state"]) == (problem, "ended")

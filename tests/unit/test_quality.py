@@ -234,6 +234,10 @@ def test_what_is_to_be_ignored_is() -> None:
     camera, picture = Camera(ignore=("dark", "moved")), yard()
     camera.shows(picture, 20)
     assert camera.shows(picture, 8, HARMFUL["turned"][1]) == []
+    camera = Camera(ignore=("dark",))
+    camera.shows(picture, 20)
+    assert camera.shows(picture, 8, light(0.02)) == [], "and is not taken for something else"
+    assert camera.shows(picture, 8) == []
 
 
 def test_another_size_of_the_same_view_is_no_problem() -> None:
