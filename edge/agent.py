@@ -23,6 +23,7 @@ from edge.config import Config, PipelineConfig
 from edge.engines.guard import Guard
 from edge.engines.host import Hosts
 from edge.errors import ConfigError, EdgeError, SinkError
+from edge.health import Health
 from edge.lanes import workers
 from edge.model import open_any
 from edge.outbox import HIGH, Outbox
@@ -96,6 +97,14 @@ class Agent:
             Sender(name, sink, self.outbox, self._describe, config.outbox, self._clock)
             for name, sink in sinks.items()
         ]
+        self._board = board.Board()
+        self._health = Health(
+            self.pipelines,
+            self._board,
+            config=config.device,
+            clock=self._clock,
+            append=lambda event: self.outbox.append(event, timeout_s=0.0, priority=HIGH),
+        )
         self._failure: BaseException | None = None
 
     def run(self, stop: threading.Event) -> None:
@@ -112,6 +121,7 @@ class Agent:
             *(Worker(f"sender-{sender.name}", sender.run) for sender in self.senders),
             Worker("reporter", self._report),
             Worker("engines", self._guard.run),
+            Worker("health", self._health.run),
             Worker("status", StatusServer(Path(self._config.device.state_dir), self.status).run),
         ]
         for pipeline in self.pipelines:
@@ -131,6 +141,7 @@ class Agent:
             asked = stop.is_set()
             stop_pipelines.set()
             _join(pipeline_threads)
+            self._health.tell()
             left = self._drain(threading.Event() if asked else stop, wait_for_sinks=not asked)
         finally:
             stop_services.set()
@@ -186,6 +197,8 @@ class Agent:
             refused = self.outbox.refused(sender.name)
             if refused:
                 problems.append(f"sink {sender.name}: {refused} events refused; they are kept")
+        if self._health.problem:
+            problems.append(self._health.problem)
         if self.outbox.problem:
             problems.append(f"outbox: {self.outbox.problem}")
         if self.outbox.drops:
@@ -196,6 +209,11 @@ class Agent:
             "problems": problems,
             "pipelines": pipelines,
             "sinks": sinks,
+            "board": {
+                "temperature_c": self._board.temperature_c(),
+                "throttled": self._board.read().throttled,
+                "pace": self._health.pace,
+            },
             "outbox_drops": self.outbox.drops,
         }
 
@@ -298,7 +316,9 @@ class Agent:
             outbox={sender.name: self.outbox.depth(sender.name) for sender in self.senders},
             outbox_drops=self.outbox.drops,
             memory_mb=board.memory_mb(),
-            temperature_c=board.temperature_c(),
+            temperature_c=self._board.temperature_c(),
+            board=self._board.read(),
+            pace=self._health.pace,
             engines=self._hosts.telemetry,
         )
 

@@ -20,6 +20,7 @@ from edge.bundle import BUILTIN
 from edge.errors import ConfigError
 from edge.motion import MotionConfig
 from edge.presence import Point
+from edge.quality.config import QualityConfig
 from edge.toml_reader import TomlReader, at, read_toml
 from edge.wire import MAX_BATCH_EVENTS
 
@@ -36,7 +37,9 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     `state_dir` holds the outbox and the status socket, relative to the file. `telemetry_s` is how
     often telemetry is sent, `drain_s` how long a stop waits for the sinks; a running pipeline
-    without a frame for `stall_s` is reported as unhealthy.
+    without a frame for `stall_s` is reported as unhealthy. Hotter than `max_temperature_c` (0: not
+    looked at), frame rates go down step by step, one every `heat_step_s` seconds, and come back
+    slowly once it is 5 degrees cooler.
     """
 
     id: str = ""
@@ -44,6 +47,8 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True):
     telemetry_s: _Positive = 30.0
     drain_s: _NotNegative = 10.0
     stall_s: _Positive = 30.0
+    max_temperature_c: _NotNegative = 0.0
+    heat_step_s: _Positive = 10.0
 
 
 class OutboxConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +135,7 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[AdapterConfig, ...] | None = None
     stages: tuple[StageConfig, ...] = ()
     motion: MotionConfig | None = None
+    quality: QualityConfig | None = None
     zones: dict[str, tuple[Point, ...]] = {}
     gap_s: _NotNegative = 0.0
     variant: str = "auto"
@@ -271,18 +277,17 @@ class _Reader(TomlReader):
             zones = self.table(table, "zones", key)
             rules = [self.adapter("rules", _with_zone(rule, zones), place) for rule, place in items]
         stages = [self._stage(*item) for item in self.array(table, "stage", key)]
-        motion = None
-        if "motion" in table:
-            where = at(key, "motion")
-            motion = self.struct(MotionConfig, self.table(table, "motion", key), where)
+        motion = self._optional(MotionConfig, table, "motion", key)
+        quality = self._optional(QualityConfig, table, "quality", key)
         options = self._accelerator_options(table, key)
-        for name in ("source", "rule", "stage", "motion"):
+        for name in ("source", "rule", "stage", "motion", "quality"):
             table.pop(name, None)
         given = {
             "source": source or AdapterConfig(type="", options=None),
             "rules": None,
             "stages": tuple(stage for stage in stages if stage),
             "motion": motion,
+            "quality": quality,
             "accelerator_options": options,
         }
         plain = self.struct(PipelineConfig, table, key, given=given)
@@ -294,6 +299,12 @@ class _Reader(TomlReader):
             rules=None if rules is None else tuple(rule for rule in rules if rule),
         )
         return pipeline
+
+    def _optional(self, struct: type[Any], table: dict[str, Any], name: str, key: str) -> Any:
+        """What a table turns on by being there; None when it is not."""
+        if name not in table:
+            return None
+        return self.struct(struct, self.table(table, name, key), at(key, name))
 
     def _accelerator_options(self, table: dict[str, Any], key: str) -> Any:
         """Decoded by the options of the accelerator that is named; None where it isn't known."""

@@ -10,6 +10,7 @@ import msgspec
 from edge import accelerators, seams
 from edge.config import DeviceConfig, EnginesConfig, OutboxConfig, PipelineConfig, StageConfig
 from edge.motion import MotionConfig
+from edge.quality.config import QualityConfig
 from edge.toml_reader import NAME_PATTERN
 
 
@@ -53,6 +54,7 @@ def json_schema() -> dict[str, Any]:
         accelerator_options={"anyOf": _accelerator_schemas()},
         stage={"type": "array", "items": table(StageConfig)},
         motion=table(MotionConfig),
+        quality=table(QualityConfig),
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

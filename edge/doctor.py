@@ -12,7 +12,7 @@ from typing import Any
 
 from edge import accelerators, golden, seams
 from edge.accelerators import CPU, Settings
-from edge.board import temperature_c
+from edge.board import Board
 from edge.bundle import BUILTIN, Bundle
 from edge.engines import choose, host, trial
 from edge.engines.quarantine import Quarantine
@@ -146,5 +146,5 @@ def _machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1_000_000,
-        "temperature_c": temperature_c(),
+        "temperature_c": Board().temperature_c(),
     }

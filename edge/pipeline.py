@@ -7,6 +7,7 @@ lane's thread makes predictions of frames, and rules see them in the order of th
 
 from __future__ import annotations
 
+import collections
 import logging
 import threading
 import time
@@ -28,13 +29,16 @@ from edge.frame_stats import FrameStats
 from edge.happenings import Happening
 from edge.lanes import Lane, Worked
 from edge.mailbox import Mailbox
-from edge.manifest import ImagePreprocess
+from edge.manifest import ImagePreprocess, WindowPreprocess
 from edge.model import Model, open_any
 from edge.motion import MotionGate
 from edge.ordered import Ordered
+from edge.pace import Pace
 from edge.payloads import payload_of
+from edge.quality import Quality
 from edge.rules import Chain
 from edge.seams import EndOfStream
+from edge.source_watch import Moment, SourceWatch
 from edge.stages import Stage
 from edge.state import Gaps
 from edge.types import Frame, Outcome, Prediction
@@ -45,12 +49,14 @@ from edge.wire import (
     PipelineTelemetry,
     SourceRef,
     SourceState,
+    event_of,
     kind_of,
 )
 
 _READ_S = 0.2
 _JOIN_S = 2.0
 _MAX_BAD_IN_A_ROW = 1000
+_MAX_NOTICES = 1000
 
 log = logging.getLogger(__name__)
 
@@ -149,13 +155,20 @@ class Pipeline:
             raise
         self._gaps = Gaps(config.gap_s) if self.model.state else None
         live = self.source.live
+        self.pace = Pace(config.max_fps)
+        self._watch = SourceWatch()
+        self._quality: Quality | None = None
+        if config.quality is not None:
+            given = manifest.preprocess
+            channels = given.channels if isinstance(given, WindowPreprocess) else ()
+            self._quality = Quality(config.quality, live=live, channels=channels)
+        self._noticed: collections.deque[Event] = collections.deque(maxlen=_MAX_NOTICES)
         self._mailbox = Mailbox(1 if live else 4, newest_wins=live)
         self.last: Step | None = None
         self._stop = threading.Event()
         self._failure: EdgeError | None = None
         self._reader: threading.Thread | None = None
         self._parallel: Ordered[Lane, Frame, Worked] | None = None
-        self._due_s = 0.0
 
     def __iter__(self) -> Iterator[Step]:
         """Frame by frame, until the source ends or the pipeline is closed.
@@ -198,8 +211,8 @@ class Pipeline:
         waited for it is not an old one, and no more threads are busy than the engine has slots.
         """
         while True:
-            if self._config.max_fps:
-                self._stop.wait(self._due_s - time.monotonic())
+            if (wait_s := self.pace.wait_s(time.monotonic())) > 0:
+                self._stop.wait(wait_s)
             turn = len(self._lanes) <= lane.model.most_lanes and lane.model.shared
             if turn and not (self._mailbox.wait(self._stop) and lane.model.take_turn(self._stop)):
                 return None
@@ -208,8 +221,10 @@ class Pipeline:
                 frame = self._mailbox.take(self._stop)
                 if frame is None:
                     return None
-                if self._config.max_fps:
-                    self._due_s = max(time.monotonic(), self._due_s + 1 / self._config.max_fps)
+                self.pace.taken(time.monotonic())
+                if self._quality is not None:
+                    noticed = self._quality.look(frame)
+                    self._noticed.extend(self._event(frame, payload) for payload in noticed)
                 passes = self._gate is None or self._gate.passes(frame)
             finally:
                 if not passes:
@@ -300,6 +315,7 @@ class Pipeline:
                             f" the last: {error}"
                         ) from error
                     continue
+                self._look_at_source(frame)
                 if frame is not None:
                     bad_in_a_row = 0
                     self._mailbox.put(frame, self._stop)
@@ -321,6 +337,28 @@ class Pipeline:
         log.log(level, "pipeline %s: skipped: %s", self.name, error)
 
     # ---- for whoever watches
+
+    def notices(self) -> list[Event]:
+        """Events of the source's condition since the last call: lost, recovered, no good any more.
+
+        They come beside the steps, since a source that is away gives none.
+        """
+        self._look_at_source(None)
+        now_ns = self._clock.mono_ns()
+        events = [
+            event_of(told, time=self._clock.stamp(**moment._asdict()), pipeline=self.name)
+            for told, moment in self._watch.take(now_ns)
+        ]
+        while self._noticed:
+            events.append(self._noticed.popleft())
+        return events
+
+    def _look_at_source(self, frame: Frame | None) -> None:
+        state = self.source.state
+        size = _size(frame) if frame is not None and frame.data.ndim == 3 else None
+        if not self._watch.settled(state, size):
+            now = Moment(self._clock.mono_ns(), self._clock.wall_ns())
+            self._watch.look(state, now, frame=frame is not None, size=size)
 
     @property
     def priority(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edge.conditions import QualityData, SourceData
 from edge.happenings import CountData, CrossingData, Happening, ZoneData
 from edge.payloads import (
     AnomalyData,
@@ -101,7 +102,7 @@ class AlarmData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     facts: dict[str, float] = {}
 
 
-Payload = Content | Happening | GapData | ClockData | AlarmData
+Payload = Content | Happening | SourceData | QualityData | GapData | ClockData | AlarmData
 
 PAYLOADS: dict[str, type[Payload]] = {
     "detections": DetectionsData,
@@ -118,6 +119,8 @@ PAYLOADS: dict[str, type[Payload]] = {
     "zone": ZoneData,
     "crossing": CrossingData,
     "count": CountData,
+    "source": SourceData,
+    "quality": QualityData,
     "gap": GapData,
     "clock": ClockData,
     "alarm": AlarmData,
@@ -182,10 +185,15 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class SourceState(msgspec.Struct, frozen=True, kw_only=True):
-    """The source of one pipeline: starting, running, lost, ended or failed."""
+    """The source of one pipeline: starting, running, lost, ended or failed.
+
+    `losses` is how often it was lost since its start, so that who looks now and then misses none;
+    0 too for a source that does not count.
+    """
 
     state: str
     detail: str = ""
+    losses: int = 0
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -276,8 +284,29 @@ class EngineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = 1
 
 
+class BoardTelemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the board shows of its heat and power; what it does not show is left out.
+
+    `zones_c` are degrees by thermal zone. `throttled` says what holds the processor back now, and
+    `throttled_since_boot` what has. Counts are since the boot. The fastest core runs at `cpu_mhz`
+    of `cpu_max_mhz`, and is held to `cpu_limit_mhz`.
+    """
+
+    zones_c: dict[str, float] = {}
+    throttled: list[str] = []
+    throttled_since_boot: list[str] = []
+    throttle_count: int | None = None
+    over_current_count: int | None = None
+    cpu_mhz: int | None = None
+    cpu_limit_mhz: int | None = None
+    cpu_max_mhz: int | None = None
+
+
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
-    """How the device is doing: counters, the outbox and what the board shows of itself."""
+    """How the device is doing: counters, the outbox and what the board shows of itself.
+
+    `pace` is the share of their usual frame rate at which pipelines run: below 1 when it is hot.
+    """
 
     v: int = VERSION
     device: str
@@ -289,6 +318,8 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     outbox_drops: int
     memory_mb: float
     temperature_c: float | None = None
+    board: BoardTelemetry = BoardTelemetry()
+    pace: float = 1.0
     engines: dict[str, EngineTelemetry] = {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -44,3 +45,12 @@ def _print(answer: dict[str, object]) -> None:
         for name, facts in answer.get(kind, {}).items():  # type: ignore[attr-defined]
             shown = ", ".join(f"{key} {value}" for key, value in facts.items())
             click.echo(f"{kind[:-1]} {name}: {shown}")
+    if board := answer.get("board"):
+        click.echo(_board(board))  # type: ignore[arg-type]
+
+
+def _board(facts: dict[str, Any]) -> str:
+    temperature = facts["temperature_c"]
+    shown = "no temperature" if temperature is None else f"{temperature:.1f} °C"
+    throttled = ", ".join(facts["throttled"]) or "not throttled"
+    return f"board: {shown}, {throttled}, frame rates at {facts['pace']:.0%}"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge.board import temperature_c
+from edge.board import Board
 
 BUSY_CORES = 0.25
 """Of one core, that others may use before it is said."""
@@ -35,7 +35,8 @@ class Conditions:
     ) -> None:
         self._root, self._own_ticks, self._clock = root, own_ticks, clock
         self._busy, self._began_s, self._own = self._busy_ticks(), clock(), own_ticks()
-        self._throttled = self._throttle_count()
+        self._board = Board(root)
+        self._throttled = self._board.read().throttle_count or 0
 
     def notes(self) -> list[str]:
         """What was not as it should be, so far; empty when all was quiet or nothing can be seen."""
@@ -43,13 +44,14 @@ class Conditions:
         others = self.others()
         if others > BUSY_CORES:
             notes.append(f"other processes kept {others:.1f} cores busy")
-        count = self._throttle_count() - self._throttled
+        board = self._board.read()
+        count = (board.throttle_count or 0) - self._throttled
         if count > 0:
             notes.append(f"the processor was throttled {count} times")
-        slow = self._slowed()
-        if slow:
-            notes.append(slow)
-        hottest = temperature_c(self._root / "sys/class/thermal")
+        limit, most = board.cpu_limit_mhz, board.cpu_max_mhz
+        if limit and most and limit < _SLOWED * most:
+            notes.append(f"the processor is held to {limit} of {most} MHz")
+        hottest = self._board.temperature_c()
         if hottest is not None and hottest >= _HOT_C:
             notes.append(f"the board is at {hottest:.0f} degrees Celsius")
         return notes
@@ -70,25 +72,3 @@ class Conditions:
         except (OSError, ValueError):
             return None
         return float(sum(values) - sum(values[3:5])) if len(values) == 8 else None
-
-    def _throttle_count(self) -> int:
-        pattern = "sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count"
-        return sum(_number(path) or 0 for path in self._root.glob(pattern))
-
-    def _slowed(self) -> str:
-        """A core whose governor holds its maximum below what the hardware could do."""
-        for folder in sorted(self._root.glob("sys/devices/system/cpu/cpu*/cpufreq")):
-            allowed = _number(folder / "scaling_max_freq")
-            most = _number(folder / "cpuinfo_max_freq")
-            if allowed and most and allowed < _SLOWED * most:
-                return (
-                    f"{folder.parent.name} is held to {allowed / 1e6:.1f} of {most / 1e6:.1f} GHz"
-                )
-        return ""
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None

@@ -97,7 +97,7 @@ def test_throttling_and_heat_are_said_where_they_show(tmp_path: Path) -> None:
     put(tmp_path, sys__class__thermal__thermal_zone0__temp=85_000)
     assert conditions.notes() == [
         "the processor was throttled 2 times",
-        "cpu0 is held to 1.0 of 2.4 GHz",
+        "the processor is held to 1000 of 2400 MHz",
         "the board is at 85 degrees Celsius",
     ]
 

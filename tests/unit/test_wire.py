@@ -9,6 +9,7 @@ import pytest
 from builders import draft, row
 
 from edge import wire
+from edge.conditions import QualityData, SourceData
 from edge.errors import FrameError
 from edge.payloads import (
     MAX_RUNS,
@@ -32,7 +33,7 @@ from edge.types import (
     Regression,
     Segmentation,
 )
-from edge.wire import Event, State
+from edge.wire import AlarmData, Event, State
 
 PAIR = row("12")
 BASE = (PAIR.boxes, PAIR.scores, PAIR.classes, PAIR.labels)
@@ -200,6 +201,31 @@ def test_a_state_leaves_out_what_a_will_cannot_know() -> None:
 
 
 # ---- the schema
+
+
+CONDITIONS: dict[str, wire.Payload] = {
+    "source": SourceData(
+        state="recovered", detail="rtsp://gate", lost_s=3.2, losses=2, size=(640, 360),
+        size_before=(1920, 1080),
+    ),
+    "quality": QualityData(
+        problem="moved", state="ended", seconds=70.5, measures={"moved": 0.1},
+        limits={"moved": 0.3}, accepted=True, jpeg="/9j/", channels=("ax",), samples=(0.5, -1),
+    ),
+    "alarm": AlarmData(code="heat_slower", detail="85 °C", facts={"pace": 0.75}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CONDITIONS)
+def test_what_is_told_of_a_source_or_the_board_comes_back_and_keeps_to_the_schema(
+    kind: str,
+) -> None:
+    told = wire.event_of(CONDITIONS[kind], time=draft().time, pipeline="gate")
+    again = wire.decode_event(wire.encode(told))
+    assert (again.kind, again.payload) == (kind, CONDITIONS[kind])
+    plain = msgspec.json.decode(wire.encode(told))
+    assert is_valid(plain)
+    assert not is_valid({**plain, "data": {}})
 
 
 def is_valid(plain: dict[str, Any]) -> bool:
