@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from needs import ROOT
 
 from edge.errors import BundleError, FrameError
 from edge.log_mel import LogMelFeatures, filter_bank
@@ -179,3 +180,8 @@ def test_an_older_reader_refuses_it() -> None:
         msgspec.convert(document, Manifest)
     read = msgspec.convert({**document, "requires": ["log_mel"]}, Manifest)
     assert isinstance(read.preprocess, WindowPreprocess) and read.preprocess.log_mel == SMALL
+
+
+def test_the_written_format_names_every_field() -> None:
+    text = (ROOT / "edge/BUNDLE.md").read_text(encoding="utf-8")
+    assert [name for name in LogMel.__struct_fields__ if f"`{name}`" not in text] == []
