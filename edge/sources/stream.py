@@ -67,7 +67,8 @@ class Stream(Generic[Item]):
 
     `open_reader` opens it, and may take long; Lost when that fails. `shown` is what it is called in
     states and logs. An attempt that takes longer than `open_s`, or a reader that gives nothing that
-    can be used for `stale_s` (0: that is no reason), counts as lost. Of what was not taken yet the
+    can be used for `stale_s`, counts as lost; with 0 it runs as soon as it is open, and may be
+    silent. Of what was not taken yet the
     newest `keep` are kept; `dropped` counts the others.
     """
 
@@ -184,6 +185,8 @@ class Stream(Generic[Item]):
         with self._changed:
             reading.opened = True
             reading.opened_s = reading.heard_s = time.monotonic()
+            if not self._stale_s and self._current is reading:  # it need not say anything
+                self._runs()
 
     def _give(self, reading: _Reading[Item], item: Item | FrameError) -> None:
         mono_ns, wall_ns = time.monotonic_ns(), time.time_ns()
@@ -192,10 +195,7 @@ class Stream(Generic[Item]):
                 return
             if not isinstance(item, FrameError):  # what cannot be used is no sign of life
                 reading.heard_s = mono_ns / 1e9
-            if self.state.state != "running" and not isinstance(item, FrameError):
-                if self.state.state == "lost":
-                    log.warning("%s: recovered", self._shown)
-                self.state = SourceState(state="running", detail=self._shown)
+                self._runs()
             self.received += 1
             if len(self._items) >= self._keep:
                 self._items.popleft()
@@ -208,6 +208,12 @@ class Stream(Generic[Item]):
                 self._items.append(Taken(item, mono_ns, wall_ns, self._follows))
                 self._follows = True
             self._changed.notify_all()
+
+    def _runs(self) -> None:
+        if self.state.state == "lost":
+            log.warning("%s: recovered", self._shown)
+        if self.state.state != "running":
+            self.state = SourceState(state="running", detail=self._shown)
 
     def _items_follow_no_more(self) -> None:
         """The oldest was dropped: what is the oldest now does not follow on what was taken."""

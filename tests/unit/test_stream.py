@@ -139,6 +139,14 @@ def test_a_silent_device_is_given_up_and_opened_again(
     wait_until(lambda: script.closed == 1, 10)
 
 
+def test_a_device_that_may_be_silent_runs_as_soon_as_it_is_open(
+    streams: Callable[..., Stream[int]],
+) -> None:
+    stream = streams(Script([Lost("not there")], []), stale_s=0.0)
+    wait_until(lambda: stream.take(0) is None and stream.state.state == "lost", 10)
+    wait_until(lambda: stream.take(0) is None and stream.state.state == "running", 10)
+
+
 def test_a_device_that_gives_only_what_cannot_be_used_is_opened_again(
     streams: Callable[..., Stream[int]],
 ) -> None:
