@@ -95,9 +95,9 @@ def lost_and_back(source: Source, lose: Callable[[], None], restore: Callable[[]
     last = next_frame(source)
     lose()
     deadline = time.monotonic() + 20
-    while source.state.state != "lost":
+    while (frame := source.read(0.05)) is not None or source.state.state != "lost":
         assert time.monotonic() < deadline
-        last = source.read(0.05) or last
+        last = frame or last
     restore()
     frame = next_frame(source)
     assert source.state.state == "running"

@@ -21,8 +21,11 @@ WRIST = WindowPreprocess(
 
 def grid(rate_hz: float = 10.0, length: int = 4, hop: int = 2, max_gap_s: float = 0.5) -> Windows:
     return Windows(
-        Plan(channels=("t",), length=length, hop=hop, rate_hz=rate_hz, max_gap_s=max_gap_s)
-    )
+        Plan(
+            channels=("t",), length=length, hop=hop, rate_hz=rate_hz, on_grid=True,
+            max_gap_s=max_gap_s,
+        )
+    )  # fmt: skip
 
 
 def feed(windows: Windows, times: list[float]) -> list[tuple[int, list[float]]]:
@@ -69,7 +72,7 @@ def test_samples_in_between_are_put_on_the_grid() -> None:
 
 def test_samples_that_lie_on_the_grid_stay_what_they_are() -> None:
     times = [1_700_000_000 + index / 50 for index in range(101)]
-    windows = Windows(Plan(channels=("v",), length=100, hop=100, rate_hz=50.0, max_gap_s=1.0))
+    windows = grid(rate_hz=50.0, length=100, hop=100, max_gap_s=1.0)
     made: list[Array] = []
     for index, time_s in enumerate(times):
         windows.add(np.array([index % 7], np.float32), time_s)
@@ -159,8 +162,11 @@ def test_whatever_the_order_of_arrival(
 ) -> None:
     """Two channels: the time, which tells where a point of the grid lies, and noise."""
     windows = Windows(
-        Plan(channels=("t", "v"), length=length, hop=hop, rate_hz=rate_hz, max_gap_s=max_gap_s)
-    )
+        Plan(
+            channels=("t", "v"), length=length, hop=hop, rate_hz=rate_hz, on_grid=True,
+            max_gap_s=max_gap_s,
+        )
+    )  # fmt: skip
     noise = np.random.default_rng(len(steps))
     used: list[tuple[float, float]] = []
     numbers: list[int] = []
@@ -207,7 +213,9 @@ def _check(
 def test_what_is_left_out_comes_from_the_bundle() -> None:
     assert plan(WindowConfig(), WRIST, name="s") == Plan(channels=("a", "b"), length=100, hop=50)
     polled = plan(WindowConfig(), WRIST, name="s", rated=True)
-    assert (polled.rate_hz, polled.max_gap_s) == (50.0, 2.0)
+    assert (polled.rate_hz, polled.on_grid, polled.max_gap_s) == (50.0, True, 2.0)
+    single = plan(WindowConfig(length=1, hop=1), WRIST, name="s", rated=True)
+    assert (single.rate_hz, single.on_grid) == (50.0, False), "asked in step already"
     by_time = plan(WindowConfig(window_s=0.5, hop_s=0.1, rate_hz=100.0), WRIST, name="s")
     assert (by_time.length, by_time.hop, by_time.max_gap_s) == (50, 10, 0.5)
 
