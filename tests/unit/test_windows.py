@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from edge.errors import ConfigError, FrameError
 from edge.manifest import WindowPreprocess
+from edge.sources.mqtt import Mqtt
 from edge.sources.windows import Plan, TimedConfig, Window, WindowConfig, Windows, plan
 from edge.types import Array
 
@@ -245,3 +247,10 @@ def test_what_cannot_be_is_said(options: dict[str, Any], says: str) -> None:
 def test_values_that_make_no_sense_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         TimedConfig(**options)
+
+
+def test_a_source_at_a_broker_describes_its_window_as_all_others_do() -> None:
+    """Its configuration is that of a connection, which cannot be that of a window, too."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(Mqtt.Config)}
+    for field in msgspec.structs.fields(TimedConfig):
+        assert defaults[field.name] == field.default, field.name
