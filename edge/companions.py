@@ -39,8 +39,8 @@ class Companion:
         where = f"{pipeline}.{config.name}"
         latest = msgspec.structs.replace(config.options, length=1, hop=1)
         self.name = config.name
-        self._source: Any = seams.find("sources", config.type)(latest, name=where, preprocess=None)
-        if not self._source.live:
+        self.source: Any = seams.find("sources", config.type)(latest, name=where, preprocess=None)
+        if not self.source.live:
             raise ConfigError(
                 f"sensor {where}: {config.type} reads a file, whose end is soon the latest sample;"
                 " name a live sensor"
@@ -57,20 +57,20 @@ class Companion:
     def close(self) -> None:
         """Stop reading and let go of the device. May be called twice, and before `start`."""
         self._stop.set()
-        self._source.close()
+        self.source.close()
         if self._thread.is_alive():
             self._thread.join(_JOIN_S)
 
     @property
     def state(self) -> SourceState:
         """Starting, running, lost, ended or failed."""
-        state: SourceState = self._failure or self._source.state
+        state: SourceState = self._failure or self.source.state
         return state
 
     @property
     def counts(self) -> dict[str, int]:
         """What its source counts."""
-        return dict(getattr(self._source, "counts", {}))
+        return dict(getattr(self.source, "counts", {}))
 
     def at(self, mono_ns: int) -> dict[str, float] | None:
         """Its latest sample by channel, and how old that was then; None while there is none."""
@@ -79,11 +79,16 @@ class Companion:
             return None
         return {**latest.values, AGE: round((mono_ns - latest.mono_ns) / 1e9, 3)}
 
+    def said(self, frame: Frame) -> str:
+        """What a frame of its source says, for people."""
+        values = self._sample(frame).values
+        return f"says {', '.join(f'{channel} {value:g}' for channel, value in values.items())}"
+
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
                 try:
-                    frame = self._source.read(_READ_S)
+                    frame = self.source.read(_READ_S)
                 except FrameError as error:
                     log.debug("%s: skipped: %s", self._thread.name, error)
                     continue
@@ -97,12 +102,12 @@ class Companion:
             log.debug("%s failed", self._thread.name, exc_info=True)
             self._fail(f"{type(error).__name__}: {error}")
         finally:
-            self._source.close()
+            self.source.close()
 
     def _sample(self, frame: Frame) -> _Sample:
         # By way of its text, since 21.3 as float32 would travel as 21.299999237060547.
         numbers = [float(str(value)) for value in frame.data[-1]]
-        return _Sample(dict(zip(self._source.channels, numbers, strict=True)), frame.mono_ns)
+        return _Sample(dict(zip(self.source.channels, numbers, strict=True)), frame.mono_ns)
 
     def _fail(self, reason: str) -> None:
         log.warning("%s: failed: %s", self._thread.name, reason)

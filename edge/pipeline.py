@@ -124,7 +124,7 @@ class Pipeline:
         self.source: seams.Source = seams.find("sources", config.source.type)(
             config.source.options, name=config.name, preprocess=manifest.preprocess
         )
-        self._companions = [Companion(sensor, pipeline=self.name) for sensor in config.sensors]
+        self.companions = [Companion(sensor, pipeline=self.name) for sensor in config.sensors]
         self._own_hosts = Hosts() if hosts is None else None
         hosts = self._own_hosts if hosts is None else hosts
         self.model = Model(
@@ -228,7 +228,7 @@ class Pipeline:
             source=SourceRef(name=frame.source, frame=frame.number),
             model=self.model.ref,
             engine=self.model.engine,
-            context=context_of(self._companions, frame.mono_ns) or msgspec.UNSET,
+            context=context_of(self.companions, frame.mono_ns) or msgspec.UNSET,
             data=msgspec.Raw(msgspec.json.encode(payload)),
         )
 
@@ -252,7 +252,7 @@ class Pipeline:
                 target=self._read, name=f"source-{self.name}", daemon=True
             )
             self._reader.start()
-            for companion in self._companions:
+            for companion in self.companions:
                 companion.start()
 
     def _read(self) -> None:
@@ -321,7 +321,7 @@ class Pipeline:
             source=source,
             placement=self.model.placement,
             fallback=self.model.fallback,
-            sensors={companion.name: companion.state for companion in self._companions},
+            sensors={companion.name: companion.state for companion in self.companions},
         )
 
     @property
@@ -338,7 +338,7 @@ class Pipeline:
             idle=stats.idle,
             state_resets=stats.state_resets,
             source=dict(getattr(self.source, "counts", {})),
-            sensors={companion.name: companion.counts for companion in self._companions},
+            sensors={companion.name: companion.counts for companion in self.companions},
         )
 
     def close(self) -> None:
@@ -346,7 +346,7 @@ class Pipeline:
         self._stop.set()
         if self._reader is not None:
             self._reader.join(2.0)
-        for companion in self._companions:
+        for companion in self.companions:
             companion.close()
         self._close_models()
 

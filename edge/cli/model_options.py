@@ -132,8 +132,8 @@ def source_of(text: str) -> dict[str, Any]:
         return {"type": "video", "path": text}
     raise ConfigError(
         f"--source {text}: neither an address (rtsp://…), a device (/dev/video0 or its number), a"
-        " video, a picture, a folder of pictures, a sound (.wav), nor samples (.csv, .jsonl, or - for"
-        " CSV from standard input)"
+        " video, a picture, a folder of pictures, a sound, nor samples (.csv, .jsonl, or - for CSV"
+        " from standard input)"
     )
 
 
