@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -53,13 +54,6 @@ class Companion:
     def start(self) -> None:
         """Begin to read, once."""
         self._thread.start()
-
-    def close(self) -> None:
-        """Stop reading and let go of the device. May be called twice, and before `start`."""
-        self._stop.set()
-        self.source.close()
-        if self._thread.is_alive():
-            self._thread.join(_JOIN_S)
 
     @property
     def state(self) -> SourceState:
@@ -112,6 +106,16 @@ class Companion:
     def _fail(self, reason: str) -> None:
         log.warning("%s: failed: %s", self._thread.name, reason)
         self._failure = SourceState(state="failed", detail=reason)
+
+
+def close(companions: Sequence[Companion]) -> None:
+    """Stop reading, all at once, and let go of the devices. May be called twice."""
+    for companion in companions:
+        companion._stop.set()
+    until_s = time.monotonic() + _JOIN_S
+    for companion in companions:
+        if companion._thread.is_alive():
+            companion._thread.join(max(0.0, until_s - time.monotonic()))
 
 
 def context_of(companions: Sequence[Companion], mono_ns: int) -> Context | None:

@@ -17,8 +17,8 @@ from typing import Any, Self
 
 import msgspec
 
+from edge import companions, seams
 from edge import config as configuration
-from edge import seams
 from edge.bundle import Bundle
 from edge.clock import Clock
 from edge.companions import Companion, context_of
@@ -346,8 +346,7 @@ class Pipeline:
         self._stop.set()
         if self._reader is not None:
             self._reader.join(2.0)
-        for companion in self.companions:
-            companion.close()
+        companions.close(self.companions)
         self._close_models()
 
     def __enter__(self) -> Self:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from typing import Literal
 
 import msgspec
@@ -191,7 +192,7 @@ class Windows:
         dropped. One that is earlier by much says that the clock was set: the window starts anew.
         FrameError when it holds something that is not finite.
         """
-        if not np.isfinite(values).all() or not np.isfinite(0.0 if time_s is None else time_s):
+        if not np.isfinite(values).all() or not (time_s is None or math.isfinite(time_s)):
             self.bad()
             raise FrameError("a value is not finite")
         self.counts["samples"] += 1
@@ -242,10 +243,15 @@ class Windows:
             self._origin_s, self._step = time_s, 1
             return values[None]
         rate_hz = self._plan.rate_hz
-        end = int((time_s - self._origin_s) * rate_hz + _ON_THE_GRID) + 1
-        steps = np.arange(self._step, end)
-        self._step = max(self._step, end)
-        moments_s = self._origin_s + steps / rate_hz
-        part = ((moments_s - since_s) / (time_s - since_s)).clip(0.0, 1.0)[:, None]
-        between: Array = before * (1.0 - part) + values * part
-        return between.astype(np.float32)
+        first, end = self._step, int((time_s - self._origin_s) * rate_hz + _ON_THE_GRID) + 1
+        if end <= first:
+            return values[None][:0]
+        self._step = end
+        span_s = time_s - since_s
+        if end == first + 1:  # as a rule: numpy is slow at single numbers
+            part = (self._origin_s + first / rate_hz - since_s) / span_s
+            part = min(max(part, 0.0), 1.0)
+            return np.asarray(before * (1.0 - part) + values * part, np.float32)[None]
+        moments_s = self._origin_s + np.arange(first, end) / rate_hz
+        parts = ((moments_s - since_s) / span_s).clip(0.0, 1.0)[:, None]
+        return np.asarray(before * (1.0 - parts) + values * parts, np.float32)
