@@ -18,10 +18,11 @@ from typing import Any, Self
 
 import msgspec
 
+from edge import companions, lanes, seams
 from edge import config as configuration
-from edge import lanes, seams
 from edge.bundle import Bundle
 from edge.clock import Clock
+from edge.companions import Companion, context_of
 from edge.config import AdapterConfig, PipelineConfig
 from edge.engines.host import Hosts
 from edge.errors import ConfigError, EdgeError, FrameError, SourceError
@@ -93,7 +94,7 @@ class Pipeline:
         **options: Any,
     ) -> None:
         """`source` and `rules` are tables as in edge.toml; `options` are the other keys of
-        [[pipeline]] (variant, threads, max_fps, min_score, roi, rotate)."""
+        [[pipeline]] (variant, threads, max_fps, min_score, roi, rotate, sensor)."""
         document = {"name": name, "source": dict(source), "bundle": "", **options}
         if rules is not None:
             document["rule"] = [dict(rule) for rule in rules]
@@ -130,6 +131,7 @@ class Pipeline:
         self.source: seams.Source = seams.find("sources", config.source.type)(
             config.source.options, name=config.name, preprocess=manifest.preprocess
         )
+        self.companions = [Companion(sensor, pipeline=self.name) for sensor in config.sensors]
         self._own_hosts = Hosts(workers=lanes.workers(config, bundle)) if hosts is None else None
         hosts = self._own_hosts if hosts is None else hosts
         self.model = Model(
@@ -266,6 +268,7 @@ class Pipeline:
             source=SourceRef(name=frame.source, frame=frame.number),
             model=self.model.ref,
             engine=self.model.engine,
+            context=context_of(self.companions, frame.mono_ns) or msgspec.UNSET,
             data=msgspec.Raw(msgspec.json.encode(payload)),
         )
 
@@ -299,6 +302,8 @@ class Pipeline:
                     name=self.name,
                     stopped=lambda: self._stop.is_set(),
                 )
+            for companion in self.companions:
+                companion.start()
 
     def _read(self) -> None:
         bad_in_a_row = 0
@@ -309,7 +314,7 @@ class Pipeline:
                 except FrameError as error:
                     self._bad_frame(error)
                     bad_in_a_row += 1
-                    if bad_in_a_row >= _MAX_BAD_IN_A_ROW:
+                    if bad_in_a_row >= _MAX_BAD_IN_A_ROW and not self.source.live:
                         raise SourceError(
                             f"source {self.name}: {bad_in_a_row} bad frames in a row;"
                             f" the last: {error}"
@@ -389,6 +394,7 @@ class Pipeline:
             source=source,
             placement=self.model.placement,
             fallback=self.model.fallback,
+            sensors={companion.name: companion.state for companion in self.companions},
         )
 
     @property
@@ -404,6 +410,8 @@ class Pipeline:
             latency_ms=stats.latencies(),
             idle=stats.idle,
             state_resets=stats.state_resets,
+            source=dict(getattr(self.source, "counts", {})),
+            sensors={companion.name: companion.counts for companion in self.companions},
         )
 
     def close(self) -> None:
@@ -413,6 +421,7 @@ class Pipeline:
             self._reader.join(_JOIN_S)
         if self._parallel is not None:
             self._parallel.join(_JOIN_S)
+        companions.close(self.companions)
         self._close_models()
 
     def __enter__(self) -> Self:

@@ -6,73 +6,36 @@ since the window would then lie about time, it starts anew behind that row.
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import select
 import sys
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-import numpy as np
 
 from edge.clock import capture
 from edge.errors import ConfigError, FrameError, SourceError
-from edge.manifest import Preprocess, WindowPreprocess
+from edge.manifest import Preprocess
 from edge.seams import EndOfStream
-from edge.types import Array, Frame
+from edge.sources import records
+from edge.sources.records import LineBuffer, Records
+from edge.sources.windows import UNITS, TimedConfig, Windows, plan
+from edge.types import Frame
 from edge.wire import SourceState
 
 _STDIN = Path("-")
-_MAX_LINE_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 16
 
 
-class WindowConfig(msgspec.Struct, frozen=True, kw_only=True):
+class LinesConfig(TimedConfig, frozen=True, kw_only=True):
     """`path` is a file or "-". What is left out of `channels` (columns or fields in the model's
-    order), `length` and `hop` (samples) is taken from the bundle."""
+    order), `length` and `hop` (samples) is taken from the bundle. `time` names the column or field
+    that says when a sample was taken, in `time_unit`; on a regular grid of `rate_hz` there must be
+    one, except on standard input, where a sample counts as taken when it arrives."""
 
     path: Path = msgspec.field(default_factory=lambda: _STDIN)
-    channels: tuple[str, ...] = ()
-    length: int = 0
-    hop: int = 0
-
-    def __post_init__(self) -> None:
-        if self.length < 0 or self.hop < 0:
-            raise ValueError("length and hop must be 1 or more")
-
-
-class Window:
-    """Collects samples and gives a window every `hop` of them."""
-
-    def __init__(self, length: int, hop: int, channels: int) -> None:
-        self._buffer = np.empty((length, channels), np.float32)
-        self._hop = hop
-        self._filled = 0
-        self._skip = 0
-
-    def add(self, sample: Array) -> Array | None:
-        """One sample [C]; the window [length, C] that it completes, as a copy, or None."""
-        if self._skip:
-            self._skip -= 1
-            return None
-        length = len(self._buffer)
-        self._buffer[self._filled] = sample
-        self._filled += 1
-        if self._filled < length:
-            return None
-        window = self._buffer.copy()
-        keep = max(0, length - self._hop)
-        self._buffer[:keep] = window[length - keep :]
-        self._filled = keep
-        self._skip = max(0, self._hop - length)
-        return window
-
-    def clear(self) -> None:
-        """Forget the samples collected so far."""
-        self._filled = self._skip = 0
 
 
 class _Lines:
@@ -86,27 +49,20 @@ class _Lines:
             )
         except OSError as error:
             raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
-        self._rest = b""
+        self._buffer = LineBuffer()
         self._ended = False
 
     def next(self, timeout_s: float) -> str | None:
         """The next line; None when none came in time. EndOfStream, FrameError for a bad one."""
-        while b"\n" not in self._rest and not self._ended:
+        while (line := self._buffer.take(ended=self._ended)) is None:
+            if self._ended:
+                raise EndOfStream
             if self._waits and not select.select([self._file], [], [], timeout_s)[0]:
                 return None
-            piece = os.read(self._file.fileno(), 1 << 16)
+            piece = os.read(self._file.fileno(), _PIECE_BYTES)
             self._ended = not piece
-            self._rest += piece
-            if len(self._rest) > 2 * _MAX_LINE_BYTES and b"\n" not in self._rest:
-                self._rest = b""
-                raise FrameError(f"a line is longer than {_MAX_LINE_BYTES} bytes")
-        line, newline, self._rest = self._rest.partition(b"\n")
-        if not line and not newline:
-            raise EndOfStream
-        try:
-            return line.decode("utf-8")
-        except UnicodeDecodeError:
-            raise FrameError("a line is not UTF-8 text") from None
+            self._buffer.put(piece)
+        return line
 
     def close(self) -> None:
         if not self._waits:
@@ -114,27 +70,31 @@ class _Lines:
 
 
 class _Samples:
-    """Windows of what `_parse` makes of the lines: one sample, or None for a line without one."""
+    """Windows of what `_records` makes of the lines."""
 
     live = False
-    _parse: Callable[[str], list[float] | None]
 
     def __init__(
-        self, config: WindowConfig, *, name: str, preprocess: Preprocess | None = None
+        self, config: LinesConfig, *, name: str, preprocess: Preprocess | None = None
     ) -> None:
-        given = preprocess if isinstance(preprocess, WindowPreprocess) else None
+        windows = plan(config, preprocess, name=name)
+        if windows.on_grid and not config.time and config.path != _STDIN:
+            raise ConfigError(
+                f"source {name}: rate_hz needs `time`, which says when a sample was taken"
+            )
         self._path = config.path
-        self._channels = config.channels or (given.channels if given else ())
-        length = config.length or (given.length if given else 0)
-        hop = config.hop or (given.hop if given else 0)
-        if not (self._channels and length and hop):
-            raise ConfigError(f"source {name}: channels, length and hop are needed for this bundle")
+        self._arrival = windows.on_grid and not config.time
         self._name = name
         self._lines: _Lines | None = None
-        self._window = Window(length, hop, len(self._channels))
-        self._number = 0
+        self._records = self._reads(windows.channels, config.time, UNITS[config.time_unit])
+        self._windows = Windows(windows)
         self._row = 0
+        self.counts = self._windows.counts
         self.state = SourceState(state="starting")
+
+    @staticmethod
+    def _reads(channels: tuple[str, ...], time: str, unit_s: float) -> Records:
+        raise NotImplementedError
 
     def read(self, timeout_s: float) -> Frame | None:
         """The next window; None while samples are still missing."""
@@ -142,84 +102,59 @@ class _Samples:
             self._lines = _Lines(self._path)
             self.state = SourceState(state="running")
         deadline = time.monotonic() + timeout_s
-        while True:
-            window = self._next_window(max(0.0, deadline - time.monotonic()))
-            if window is not None:
-                self._number += 1
-                return capture(window, source=self._name, number=self._number - 1)
-            if time.monotonic() >= deadline:
+        while (made := self._windows.take()) is None:
+            wait_s = deadline - time.monotonic()
+            if not self._add_line(max(0.0, wait_s)) or wait_s <= 0:
                 return None
+        return capture(made[1], source=self._name, number=made[0])
 
     def close(self) -> None:
         """Close the file."""
         if self._lines is not None:
             self._lines.close()
 
-    def _next_window(self, timeout_s: float) -> Array | None:
+    def _add_line(self, timeout_s: float) -> bool:
+        """Take over the sample of the next line; False when none came in time."""
         assert self._lines is not None
         try:
             line = self._lines.next(timeout_s)
             if line is None:
-                return None
+                return False
             self._row += 1
-            sample = self._parse(line)
-            if sample is None:
-                return None
-            with np.errstate(over="ignore"):  # what is too large becomes infinite
-                values = np.array(sample, np.float32)
-            if not np.isfinite(values).all():
-                raise FrameError("a value is not finite")
-            return self._window.add(values)
+            sample = self._records.sample(line)
         except EndOfStream:
             self.state = SourceState(state="ended")
             raise
-        except (FrameError, ValueError, OverflowError, RecursionError, csv.Error) as error:
-            self._window.clear()
-            self._number += self._number > 0  # the next window does not follow on the last one
+        except FrameError as error:
+            self._windows.bad()
             raise FrameError(f"{self._path}, line {self._row}: {error}") from error
+        except SourceError as error:
+            raise SourceError(f"{self._path}: {error}") from error
+        if sample is not None:
+            try:
+                self._windows.add(
+                    sample.values, time.monotonic() if self._arrival else sample.time_s
+                )
+            except FrameError as error:
+                raise FrameError(f"{self._path}, line {self._row}: {error}") from error
+        return True
 
 
 class Csv(_Samples):
     """CSV with a header line that names the columns."""
 
-    Config = WindowConfig
+    Config = LinesConfig
 
-    def __init__(
-        self, config: WindowConfig, *, name: str, preprocess: Preprocess | None = None
-    ) -> None:
-        super().__init__(config, name=name, preprocess=preprocess)
-        self._columns: list[int] | None = None
-
-    def _parse(self, line: str) -> list[float] | None:
-        row = [cell.strip() for cell in next(csv.reader([line]), [])]
-        if not row:
-            return None
-        if self._columns is None:
-            missing = [name for name in self._channels if name not in row]
-            if missing:
-                raise SourceError(
-                    f"{self._path}: the header has no column {', '.join(missing)};"
-                    f" it has {', '.join(row)}"
-                )
-            self._columns = [row.index(name) for name in self._channels]
-            return None
-        if len(row) <= max(self._columns):
-            raise FrameError(f"{len(row)} cells are too few")
-        return [float(row[column]) for column in self._columns]
+    @staticmethod
+    def _reads(channels: tuple[str, ...], time: str, unit_s: float) -> Records:
+        return records.Csv(channels, time=time, unit_s=unit_s)
 
 
 class JsonLines(_Samples):
     """One JSON object a line, with a field per channel."""
 
-    Config = WindowConfig
+    Config = LinesConfig
 
-    def _parse(self, line: str) -> list[float] | None:
-        if not line.strip():
-            return None
-        fields = json.loads(line)
-        if not isinstance(fields, Mapping):
-            raise FrameError("not a JSON object")
-        try:
-            return [float(fields[name]) for name in self._channels]
-        except (KeyError, TypeError) as error:
-            raise FrameError(f"field missing or not a number: {error}") from error
+    @staticmethod
+    def _reads(channels: tuple[str, ...], time: str, unit_s: float) -> Records:
+        return records.Json(channels, time=time, unit_s=unit_s)

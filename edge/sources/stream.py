@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import collections
 import logging
-import re
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from edge.backoff import backoff_s
 from edge.errors import EdgeError, FrameError
+from edge.sources.addresses import scrubbed
 from edge.wire import SourceState
 
 Item = TypeVar("Item")
@@ -28,7 +29,6 @@ _POLL_S = 0.2
 _LOOK_S = 0.2
 _STEADY_S = 10.0
 _CLOSE_S = 0.5
-_PASSWORD = re.compile(r"//[^/@\s]*@")
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +66,10 @@ class Stream(Generic[Item]):
     """Keeps something open, and hands over what it gives.
 
     `open_reader` opens it, and may take long; Lost when that fails. `shown` is what it is called in
-    states and logs. An attempt that takes longer than `open_s`, or a reader that gives nothing for
-    `stale_s` (0: that is no reason), counts as lost. Of what was not taken yet the newest `keep`
-    are kept; `dropped` counts the others.
+    states and logs. An attempt that takes longer than `open_s`, or a reader that gives nothing that
+    can be used for `stale_s`, counts as lost; with 0 it runs as soon as it is open, and may be
+    silent. Of what was not taken yet the
+    newest `keep` are kept; `dropped` counts the others.
     """
 
     def __init__(
@@ -155,7 +156,11 @@ class Stream(Generic[Item]):
         else:
             allowed_s = self._stale_s if reading.opened else self._open_s
             if allowed_s and now_s - reading.heard_s > allowed_s:
-                what = "nothing came" if reading.opened else "cannot be opened: no answer"
+                what = (
+                    "nothing that can be used came"
+                    if reading.opened
+                    else "cannot be opened: no answer"
+                )
                 self._lose(reading, f"{what} for {allowed_s:g} s", now_s)
                 reading.leave(0.0)
                 self._stuck.append(reading)
@@ -168,7 +173,7 @@ class Stream(Generic[Item]):
         self._retry_at_s = now_s + backoff_s(self._failures, self._backoff_bounds_s)
         self._failures += 1
         self._follows = False
-        reason = _PASSWORD.sub("//***@", reason)
+        reason = scrubbed(reason)
         if self.state.state != "lost":
             self.losses += 1
             log.warning("%s: lost: %s", self._shown, reason)
@@ -180,17 +185,17 @@ class Stream(Generic[Item]):
         with self._changed:
             reading.opened = True
             reading.opened_s = reading.heard_s = time.monotonic()
+            if not self._stale_s and self._current is reading:  # it need not say anything
+                self._runs()
 
     def _give(self, reading: _Reading[Item], item: Item | FrameError) -> None:
         mono_ns, wall_ns = time.monotonic_ns(), time.time_ns()
         with self._changed:
             if self._current is not reading:
                 return
-            reading.heard_s = mono_ns / 1e9
-            if self.state.state != "running" and not isinstance(item, FrameError):
-                if self.state.state == "lost":
-                    log.warning("%s: recovered", self._shown)
-                self.state = SourceState(state="running", detail=self._shown)
+            if not isinstance(item, FrameError):  # what cannot be used is no sign of life
+                reading.heard_s = mono_ns / 1e9
+                self._runs()
             self.received += 1
             if len(self._items) >= self._keep:
                 self._items.popleft()
@@ -203,6 +208,12 @@ class Stream(Generic[Item]):
                 self._items.append(Taken(item, mono_ns, wall_ns, self._follows))
                 self._follows = True
             self._changed.notify_all()
+
+    def _runs(self) -> None:
+        if self.state.state == "lost":
+            log.warning("%s: recovered", self._shown)
+        if self.state.state != "running":
+            self.state = SourceState(state="running", detail=self._shown)
 
     def _items_follow_no_more(self) -> None:
         """The oldest was dropped: what is the oldest now does not follow on what was taken."""
@@ -269,5 +280,6 @@ class _Reading(Generic[Item]):
         except EdgeError as error:
             stream._ended(self, error)
         except Exception as error:  # a library may raise anything
-            log.debug("%s: %s", stream._shown, type(error).__name__, exc_info=True)
+            where = traceback.extract_tb(error.__traceback__)[-1]  # its text may hold a password
+            log.debug("%s: %s in %s", stream._shown, type(error).__name__, where)
             stream._ended(self, f"{type(error).__name__}: {error}")

@@ -16,7 +16,7 @@ from edge.clock import capture
 from edge.errors import SourceError
 from edge.manifest import Preprocess
 from edge.seams import EndOfStream
-from edge.sources.samples import Window
+from edge.sources.windows import Window
 from edge.types import Array, Frame
 from edge.wire import SourceState
 
@@ -242,9 +242,8 @@ class DemoWrist:
             time.sleep(timeout_s)
             return None
         time.sleep(max(0.0, due - now))
-        window = None
-        while window is None:
-            window = self._window.add(self._next_sample())
+        while (window := self._window.take()) is None:
+            self._window.put(self._next_sample()[None])
         number, self._number = self._number, self._number + 1
         return capture(window, source=self._name, number=number)
 

@@ -102,6 +102,16 @@ def test_whatever_a_library_raises_is_a_loss(streams: Callable[..., Stream[int]]
     assert "s3cret" not in stream.state.detail and "//***@cam/1" in stream.state.detail
 
 
+def test_not_even_a_debug_log_shows_what_a_library_said_of_an_address(
+    streams: Callable[..., Stream[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    stream = streams(Script([ValueError("no stream at 'http://cam/1?token=s3cret'")]))
+    wait_until(lambda: stream.take(0) is None and stream.state.state == "lost", 10)
+    assert stream.state.detail == "device: ValueError: no stream at 'http://cam/1?token=***'"
+    assert "ValueError" in caplog.text and "s3cret" not in caplog.text
+
+
 def test_what_can_never_work_is_raised_and_stays_so(streams: Callable[..., Stream[int]]) -> None:
     stream = streams(Script([SourceError("pyserial is not installed")]))
     for _ in range(2):
@@ -127,6 +137,38 @@ def test_a_silent_device_is_given_up_and_opened_again(
     assert taken(stream, 2) == [(1, True), (2, False)]
     assert stream.losses == 1
     wait_until(lambda: script.closed == 1, 10)
+
+
+def test_a_device_that_may_be_silent_runs_as_soon_as_it_is_open(
+    streams: Callable[..., Stream[int]],
+) -> None:
+    stream = streams(Script([Lost("not there")], []), stale_s=0.0)
+    wait_until(lambda: stream.take(0) is None and stream.state.state == "lost", 10)
+    wait_until(lambda: stream.take(0) is None and stream.state.state == "running", 10)
+
+
+def test_a_device_that_gives_only_what_cannot_be_used_is_opened_again(
+    streams: Callable[..., Stream[int]],
+) -> None:
+    def noise() -> FrameError:
+        time.sleep(0.02)
+        return FrameError("noise")
+
+    script = Script([1, *[noise] * 1000], [2])
+    stream = streams(script, stale_s=0.3)
+    assert taken(stream, 1) == [(1, True)]
+    seen: list[int] = []
+
+    def look() -> bool:
+        try:
+            one = stream.take(0.05)
+        except FrameError:
+            return False
+        seen.extend([one.item] if one is not None else [])
+        return bool(seen)
+
+    wait_until(look, 20)
+    assert seen == [2] and stream.losses == 1
 
 
 def test_stuck_readers_are_left_behind_and_never_many(
