@@ -20,7 +20,9 @@ from edge.wire import Batch, Placement, SourceState, State, StoredEvent, Telemet
 
 SOURCES = {
     "camera": "edge.sources.camera:Camera",
-    "video": "edge.sources.camera:Video",
+    "picamera": "edge.sources.picamera:PiCamera",
+    "snapshots": "edge.sources.snapshots:Snapshots",
+    "video": "edge.sources.video:Video",
     "images": "edge.sources.images:Images",
     "csv": "edge.sources.samples:Csv",
     "jsonl": "edge.sources.samples:JsonLines",

@@ -68,8 +68,7 @@ class Stream(Generic[Item]):
     `open_reader` opens it, and may take long; Lost when that fails. `shown` is what it is called in
     states and logs. An attempt that takes longer than `open_s`, or a reader that gives nothing that
     can be used for `stale_s`, counts as lost; with 0 it runs as soon as it is open, and may be
-    silent. Of what was not taken yet the
-    newest `keep` are kept; `dropped` counts the others.
+    silent. Of what was not taken yet the newest `keep` are kept; `dropped` counts the others.
     """
 
     def __init__(
