@@ -444,15 +444,16 @@ class TestArrivingImages(LiveContract):
         assert next_frame(source).data.mean() == 200
         source.close()
 
-    def test_a_file_is_taken_when_it_is_whole(self) -> None:
+    def test_a_file_is_taken_when_it_is_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(images, "_WHOLE_S", 1.0)
         source = make("images", path=self.folder, watch=True)
         wait_until(lambda: source.read(0.05) is None and source.state.state == "running")
         data = jpeg(grey(77))
         with open(self.folder / "slow.jpg", "wb") as file:
             for start in range(0, len(data), 100):
-                file.write(data[start : start + 200])
+                file.write(data[start : start + 100])
                 file.flush()
-                assert source.read(0.2) is None, "it is still being written"
+                assert source.read(0.1) is None, "it is still being written"
         (self.folder / "renamed.part").write_bytes(jpeg(grey(130)))
         assert next_frame(source).data.mean() == pytest.approx(77, abs=2)
         os.rename(self.folder / "renamed.part", self.folder / "renamed.jpg")
