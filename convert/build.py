@@ -184,6 +184,7 @@ class _Build:
         every = {_path(exported): exported.model for exported in variants} | dict(files)
         manifest = Manifest(
             format=FORMAT,
+            requires=("log_mel",) if getattr(recipe.preprocess, "log_mel", None) else (),
             name=recipe.name,
             version=recipe.version,
             summary=recipe.summary,

@@ -101,6 +101,8 @@ def _drawn(recipe: Recipe, spec: TensorSpec, seed: int) -> Array:
     config = recipe.preprocess
     if isinstance(config, WindowPreprocess):
         noise = rng.standard_normal((config.length, len(config.channels)))
+        if config.log_mel is not None:  # it is the features that are normalised
+            return (0.1 * noise).astype(np.float32)
         window: Array = np.asarray(config.mean) + noise * np.asarray(config.std)
         return window.astype(np.float32)
     import cv2

@@ -31,7 +31,7 @@ from convert.recipe import (
 from edge import seams
 from edge.config import decode_adapter
 from edge.errors import BundleError, ConfigError
-from edge.manifest import Decoder, ImagePreprocess, Task, Thresholds, WindowPreprocess
+from edge.manifest import Decoder, ImagePreprocess, LogMel, Task, Thresholds, WindowPreprocess
 from edge.toml_reader import TomlReader, read_toml
 
 _WEIGHTS = (".safetensors", ".pt", ".pth")
@@ -186,6 +186,11 @@ class _Reader(TomlReader):
         if kind not in kinds:
             self.problem("preprocess.kind", f"must be one of {', '.join(kinds)}, not {kind!r}")
             return None
+        if kind == "window" and "log_mel" in rest:
+            nested = self.table(rest, "log_mel", "preprocess")
+            rest.pop("log_mel")
+            features = self.struct(LogMel, nested, "preprocess.log_mel")
+            return self.struct(WindowPreprocess, rest, "preprocess", given={"log_mel": features})
         return self.struct(kinds[kind], rest, "preprocess")
 
     def _decoder(self, table: dict[str, Any], task: Any, outputs: Sequence[OutputSection]) -> Any:

@@ -16,13 +16,17 @@ from edge.toml_reader import NAME_PATTERN
 def json_schema() -> dict[str, Any]:
     """A schema for editors, and for whoever writes an edge.toml by program."""
 
+    shared: dict[str, Any] = {}
+
     def adapters(seam: str, *, extra: Mapping[str, Any]) -> dict[str, Any]:
         choices = []
         for name in seams.names(seam):
             schema = msgspec.json.schema(
                 seams.find(seam, name).Config, schema_hook=lambda _: {"type": "string"}
             )
-            body = schema.get("$defs", {}).get(schema.get("$ref", "").rpartition("/")[2], schema)
+            defined = schema.get("$defs", {})
+            body = defined.pop(schema.get("$ref", "").rpartition("/")[2], schema)
+            shared.update(defined)  # tables inside of the adapter's own
             choices.append(
                 {
                     "type": "object",
@@ -71,6 +75,7 @@ def json_schema() -> dict[str, Any]:
         },
         "required": ["pipeline", "sink"],
         "additionalProperties": False,
+        "$defs": shared,
     }
 
 

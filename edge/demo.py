@@ -120,7 +120,7 @@ class Subscriber:
         """Disconnect."""
         self._connection.close()
 
-    def _on_message(self, topic: str, payload: bytes) -> None:
+    def _on_message(self, topic: str, payload: bytes, _: bool) -> None:
         try:
             event = decode_event(payload)
         except (ValueError, RecursionError):

@@ -19,7 +19,7 @@ Task = Literal[
     "regress", "embed",
 ]  # fmt: skip
 """What a model is for; each has its prediction in edge/types.py and its kind on the wire."""
-CAPABILITIES = frozenset({"state"})
+CAPABILITIES = frozenset({"log_mel", "state"})
 """What this reader understands beyond the base format, for `requires`."""
 
 
@@ -42,12 +42,49 @@ class ImagePreprocess(
     folded: bool = False
 
 
+class LogMel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Sound -> the logarithm of the energy in bands of the mel scale: see edge/log_mel.py.
+
+    Frames of `window` samples (0: `n_fft`) every `hop`; `center`: as if the sound were reflected at
+    its ends, so that frames lie around multiples of `hop`. `n_mels` triangles from `fmin` to `fmax`
+    Hz (0: half of the rate), straight over Hz or over mel, and with `norm` of equal area. `power`
+    of the magnitude. `floor` is the least value before the logarithm, or is added to it. `order`:
+    whether time or mel comes first in the tensor.
+    """
+
+    n_fft: int
+    hop: int
+    n_mels: int
+    window: int = 0
+    center: bool = False
+    fmin: float = 0.0
+    fmax: float = 0.0
+    scale: Literal["htk", "slaney"] = "htk"
+    triangles: Literal["hz", "mel"] = "hz"
+    norm: Literal["none", "slaney"] = "none"
+    power: Literal[1, 2] = 2
+    log: Literal["ln", "log10", "db"] = "ln"
+    floor: float = 1e-10
+    floored: Literal["least", "added"] = "least"
+    order: Literal["time", "mel"] = "time"
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.n_fft <= 1 << 16 or self.hop < 1 or not 1 <= self.n_mels <= 1024:
+            raise ValueError("log_mel: n_fft is 2 to 65536, hop 1 or more, n_mels 1 to 1024")
+        if not 0 <= self.window <= self.n_fft:
+            raise ValueError("log_mel: window must not be longer than n_fft")
+        if not 0 < self.floor < float("inf") or not 0 <= self.fmin < float("inf"):
+            raise ValueError("log_mel: floor must be above 0, fmin not below 0")
+
+
 class WindowPreprocess(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="window", tag_field="kind"
 ):
     """Samples -> input tensor: windows of `length` samples every `hop`, y = (x - mean) / std.
 
     `channels` names the columns in order, `rate_hz` is the sampling rate that the model expects.
+    With `log_mel` (a bundle that has it says so in `requires`) x are the features of the one
+    channel, and `mean` and `std` hold one value, or one a band.
     """
 
     length: int
@@ -56,6 +93,7 @@ class WindowPreprocess(
     channels: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    log_mel: LogMel | None = None
 
 
 Preprocess = ImagePreprocess | WindowPreprocess
@@ -179,6 +217,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 raise ValueError(
                     f"variant {variant.name} has state or constants: `requires` must name state"
                 )
+        if (
+            isinstance(self.preprocess, WindowPreprocess)
+            and self.preprocess.log_mel is not None
+            and "log_mel" not in self.requires
+        ):
+            raise ValueError("preprocess has log_mel: `requires` must name log_mel")
         for case in self.golden:
             for path in (case.input, *case.outputs.values()):
                 self._listed(path, f"golden case {case.name}")

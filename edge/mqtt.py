@@ -25,12 +25,13 @@ _TAKEN_OVER = 142
 _DEFAULT_RECEIVE_MAXIMUM = 65535
 _SCHEMES = {"mqtt": 1883, "mqtts": 8883}
 
-OnMessage = Callable[[str, bytes], None]
+OnMessage = Callable[[str, bytes, bool], None]
+"""Topic, payload, and whether the broker had kept it."""
 OnPublished = Callable[[int, int, str], None]
 _Answers = queue.SimpleQueue[tuple[int, str, int | None]]
 
 
-class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True):
+class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True):
     """`url` is mqtt://host[:1883] or mqtts://host[:8883] (TLS, verified).
 
     `password` takes "${NAME}" from the environment, `password_file` the text of a file. `ca`,
@@ -39,7 +40,6 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str
     version: Literal["5", "3.1.1"] = "5"
-    prefix: str = "edge/v1"
     username: str = ""
     password: Secret | None = None
     password_file: Path | None = None
@@ -54,6 +54,15 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True):
         address(self.url)
         if self.password is not None and self.password_file is not None:
             raise ValueError("give password or password_file, not both")
+
+
+class BrokerConfig(BrokerAddress, frozen=True, kw_only=True):
+    """A broker under whose topic `prefix` devices report."""
+
+    prefix: str = "edge/v1"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.prefix or set("+#\0") & set(self.prefix):
             raise ValueError("prefix must be a topic without wildcards")
 
@@ -61,7 +70,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True):
 class Connection:
     """Opened once at a time; its callbacks run in paho's thread and only hand things on."""
 
-    def __init__(self, config: BrokerConfig) -> None:
+    def __init__(self, config: BrokerAddress) -> None:
         """Read certificates and password; nothing is connected. ConfigError when they are bad."""
         self._config = config
         self._host, self._port, self._tls = address(config.url)
@@ -112,7 +121,9 @@ class Connection:
         client.on_connect, client.on_disconnect = on_connect, on_disconnect
         client.on_subscribe = on_subscribe
         if on_message is not None:
-            client.on_message = lambda _, __, message: on_message(message.topic, message.payload)
+            client.on_message = lambda _, __, message: on_message(
+                message.topic, message.payload, message.retain
+            )
         if on_published is not None:
             client.on_publish = lambda _, __, mid, reason, ___: on_published(
                 mid, reason.value, str(reason)
@@ -227,11 +238,11 @@ def _import_paho() -> Any:
     try:
         from paho.mqtt import client
     except ImportError as error:
-        raise ConfigError("sink mqtt needs paho-mqtt; pip install 'edgewright[mqtt]'") from error
+        raise ConfigError("mqtt needs paho-mqtt; pip install 'edgewright[mqtt]'") from error
     return client
 
 
-def _password(config: BrokerConfig) -> str | None:
+def _password(config: BrokerAddress) -> str | None:
     if config.password_file is not None:
         try:
             return config.password_file.read_text(encoding="utf-8").rstrip("\r\n")
@@ -240,7 +251,7 @@ def _password(config: BrokerConfig) -> str | None:
     return config.password.reveal() if config.password is not None else None
 
 
-def _tls_context(config: BrokerConfig) -> ssl.SSLContext:
+def _tls_context(config: BrokerAddress) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=config.ca and str(config.ca))
         if config.client_cert is not None:

@@ -259,7 +259,7 @@ class Pipeline:
                 except FrameError as error:
                     self._bad_frame(error)
                     bad_in_a_row += 1
-                    if bad_in_a_row >= _MAX_BAD_IN_A_ROW:
+                    if bad_in_a_row >= _MAX_BAD_IN_A_ROW and not self.source.live:
                         raise SourceError(
                             f"source {self.name}: {bad_in_a_row} bad frames in a row;"
                             f" the last: {error}"
@@ -331,6 +331,7 @@ class Pipeline:
             latency_ms=stats.latencies(),
             idle=stats.idle,
             state_resets=stats.state_resets,
+            source=dict(getattr(self.source, "counts", {})),
         )
 
     def close(self) -> None:

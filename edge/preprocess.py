@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from edge.errors import BundleError, FrameError
+from edge.log_mel import LogMelFeatures
 from edge.manifest import ImagePreprocess, Manifest, WindowPreprocess
 from edge.types import Array, Geometry, TensorSpec
 
@@ -188,23 +189,42 @@ class ImagePreprocessor:
 
 
 class WindowPreprocessor:
-    """Normalise one window of samples (float32 [T, C]); in layout nc it lies flat, [1, T*C]."""
+    """Normalise one window of samples (float32 [T, C]), or the log-mel features of its one channel.
+
+    Axes of size 1 may stand anywhere in the tensor; in layout nc the window lies flat, [1, T*C].
+    """
 
     def __init__(self, config: WindowPreprocess, spec: TensorSpec) -> None:
-        window = (config.length, len(config.channels))
-        expected = (
-            (1, config.length * len(config.channels)) if spec.layout == "nc" else (1, *window)
+        self._shape = (config.length, len(config.channels))
+        self._features = None
+        made = self._shape
+        if config.log_mel is not None:
+            if len(config.channels) != 1:
+                raise BundleError("preprocess: log_mel takes one channel")
+            self._features = LogMelFeatures(
+                config.log_mel, rate_hz=config.rate_hz, length=config.length
+            )
+            made = self._features.shape
+        columns = made[1]
+        turned = config.log_mel is not None and config.log_mel.order == "mel"
+        laid = made[::-1] if turned else made
+        expected = (1, laid[0] * laid[1]) if spec.layout == "nc" else (1, *laid)
+        fits = spec.shape == expected or (
+            self._features is not None
+            and [size for size in spec.shape if size != 1] == [size for size in laid if size != 1]
         )
-        if spec.shape != expected or spec.dtype != "float32":
+        if not fits or spec.dtype != "float32":
             raise BundleError(f"input {spec}: the manifest's windows are float32 {list(expected)}")
-        if not len(config.mean) == len(config.std) == len(config.channels):
-            raise BundleError("preprocess: mean and std need one value per channel")
+        counts = {columns} if self._features is None else {1, columns}
+        if len(config.mean) != len(config.std) or len(config.mean) not in counts:
+            what = "one value per channel" if self._features is None else "one value, or one a band"
+            raise BundleError(f"preprocess: mean and std need {what}")
         _check_std(config.std)
-        self._shape = window
         self._mean = np.asarray(config.mean, np.float32)
         self._scale = 1.0 / np.asarray(config.std, np.float32)
-        self._tensors = [np.empty(expected, np.float32) for _ in range(2)]
-        self._views = [tensor.reshape(window) for tensor in self._tensors]
+        self._tensors = [np.empty(spec.shape, np.float32) for _ in range(2)]
+        views = [tensor.reshape(laid) for tensor in self._tensors]
+        self._views = [view.T for view in views] if turned else views
         self._turn = 0
 
     def __call__(self, data: Array) -> tuple[Array, Geometry | None]:
@@ -217,6 +237,8 @@ class WindowPreprocessor:
             raise FrameError("the window holds samples that are not finite")
         self._turn ^= 1
         view = self._views[self._turn]
+        if self._features is not None:
+            data = self._features(data[:, 0])
         np.subtract(data, self._mean, out=view, casting="unsafe")
         view *= self._scale
         return self._tensors[self._turn], None

@@ -26,6 +26,13 @@ SOURCES = {
     "images": "edge.sources.images:Images",
     "csv": "edge.sources.samples:Csv",
     "jsonl": "edge.sources.samples:JsonLines",
+    "serial": "edge.sources.serial_port:Serial",
+    "mqtt": "edge.sources.mqtt:Mqtt",
+    "modbus": "edge.sources.modbus:Modbus",
+    "iio": "edge.sources.sysfs:Iio",
+    "hwmon": "edge.sources.sysfs:Hwmon",
+    "microphone": "edge.sources.microphone:Microphone",
+    "wav": "edge.sources.wav:Wav",
     "demo-meter": "edge.sources.synthetic:DemoMeter",
     "demo-wrist": "edge.sources.synthetic:DemoWrist",
 }
@@ -93,7 +100,9 @@ class Source(Protocol):
     """Gives frames. Built cheaply; it opens its device or file at the first `read`.
 
     `live`: the newest frame wins and drops are counted; otherwise nothing is dropped and the
-    source waits. A lost camera is a `state` of the source, which goes on trying.
+    source waits. A lost camera is a `state` of the source, which goes on trying. A source may have
+    `counts` of its own (dict[str, int]), which telemetry shows, and `channels`, the names of a
+    window's columns.
     """
 
     Config: ClassVar[type[Any]]

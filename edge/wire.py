@@ -245,7 +245,8 @@ class PipelineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
     """Counters since the start of the agent, and latencies from capture to rules by stage.
 
     `idle` frames were skipped by the motion gate; `state_resets` says how often a recurrent model
-    had to start anew after a gap.
+    had to start anew after a gap. `source` is what the source counts itself, such as samples that
+    came late.
     """
 
     frames: int
@@ -256,6 +257,7 @@ class PipelineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: dict[str, Latency]
     idle: int = 0
     state_resets: int = 0
+    source: dict[str, int] = {}
 
 
 class EngineTelemetry(msgspec.Struct, frozen=True, kw_only=True):

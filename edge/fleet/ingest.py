@@ -71,7 +71,7 @@ class Ingest:
         for what in ("event/+", "batch", "telemetry", "state"):
             self._connection.subscribe(f"{self._share}{self._prefix}/+/{what}")
 
-    def _take(self, topic: str, payload: bytes) -> None:
+    def _take(self, topic: str, payload: bytes, _: bool) -> None:
         """Called in paho's thread; a full queue holds the connection back for a moment."""
         try:
             self._waiting.put((topic, payload), timeout=_FULL_WAIT_S)

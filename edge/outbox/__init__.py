@@ -22,11 +22,12 @@ from edge.clock import Clock
 from edge.config import OutboxConfig
 from edge.errors import OutboxError
 from edge.outbox import reserve
-from edge.outbox.batch import Batch, gaps_of
+from edge.outbox.batch import Batch, gaps_of, owed_of
 from edge.outbox.journal import Damaged, Journal, set_aside
 from edge.outbox.reserve import Reserve
+from edge.outbox.stock import Account, take_stock
 from edge.ranges import Range, Ranges
-from edge.wire import Event, GapData, StoredEvent
+from edge.wire import Event, GapData, StoredEvent, decode_event
 
 LOW, NORMAL, HIGH = 0, 1, 2
 _GROUP = 256
@@ -109,44 +110,32 @@ class Outbox:
             raise OutboxError(f"{self._journal.file}: cannot be used: {error}") from error
 
     def _take_stock(self, sinks: Sequence[str]) -> None:
-        """Hold what the store has against what the files beside it know, and declare what is
-        missing. In one transaction, and before the reserve forgets another store: a crash in
-        between only declares the same again."""
+        """Declare what is missing, in one transaction, and before the reserve forgets another
+        store: a crash in between only declares the same again."""
         journal, mark = self._journal, self._mark
         known = reserve.read(self._folder)
         self._reserved = known.reserved if known and known.epoch == self.epoch else 0
-        if known is None and mark.epoch:
-            known = Reserve(epoch=mark.epoch, reserved=mark.last_seq + reserve.BLOCK, confirmed=0)
         gone = journal.confirmed()
-        gaps: list[GapData] = []
-        if known is not None and known.epoch != self.epoch:
-            gaps += _lost_store(known)
-        set_back = mark.epoch == self.epoch and mark.last_seq > self._last_seq
-        first_lost = self._last_seq + 1
         with journal.transaction():
             journal.forget_sinks_but(sinks)
-            missing = Ranges([(1, self._last_seq)] if self._last_seq else []).minus(gone)
-            missing = missing.minus(journal.present())
-            if len(missing):
-                log.error("%s: %d events are missing", journal.file, missing.count())
-                gaps += gaps_of(self.epoch, missing, "damaged on disk")
-            if set_back:
-                # Numbers that were given already must not be given again.
-                reserved = known.reserved if known is not None else 0
-                self._last_seq = max(mark.last_seq, reserved)
-                lost = Ranges([(first_lost, self._last_seq)])
-                log.error("%s: was set back to event %d", journal.file, first_lost - 1)
-                gaps += gaps_of(self.epoch, lost, "store set back")
-                missing = Ranges([*missing, *lost])
+            stock = take_stock(
+                Account(epoch=self.epoch, last_seq=self._last_seq),
+                rows=journal.present(),
+                gone=gone,
+                spoilt=any(payload is None for _, payload in journal.declarations()),
+                mark=Account(epoch=mark.epoch, last_seq=mark.last_seq),
+                known=known,
+            )
+            self._last_seq = stock.last_seq
             batch = self._batch()
-            batch.declare(gaps)
+            batch.declare(stock.gaps)
             journal.insert(batch.rows)
             self._last_seq = batch.last_seq
-            self._gone = Ranges([*gone, *missing])
+            self._gone = Ranges([*gone, *stock.missing])
             self._confirmed = {
                 sink: Ranges([*journal.confirmed(sink), *self._gone]) for sink in sinks
             }
-            if gaps:
+            if stock.gaps:
                 journal.put("last_seq", self._last_seq)
                 journal.save_confirmed(self._gone)
                 for sink, confirmed in self._confirmed.items():
@@ -371,6 +360,8 @@ class Outbox:
             self._dirty.clear()
             self._mark.write(self.epoch, self._last_seq)
             self._committed.notify_all()
+            if batch.declares:
+                self._remember_declarations()
         return True
 
     def _write(self, batch: Batch) -> Ranges:
@@ -430,10 +421,34 @@ class Outbox:
         """Make sure, durably, that numbers up to `seq` may be given. OSError when that fails."""
         if seq < self._reserved:
             return
-        bound = seq + reserve.BLOCK
-        confirmed = self._confirmed_by_all().hi()
-        reserve.write(self._folder, Reserve(epoch=self.epoch, reserved=bound, confirmed=confirmed))
+        self._write_reserve(seq + reserve.BLOCK)
+
+    def _remember_declarations(self) -> None:
+        """Beside the store too; a disk that will not have it costs only that second place."""
+        try:
+            self._write_reserve(self._reserved)
+        except OSError as error:
+            log.warning("%s: the reserve cannot be written: %s", self._folder, error)
+
+    def _write_reserve(self, bound: int) -> None:
+        confirmed = self._confirmed_by_all()
+        owed: list[GapData] = []
+        for seq, payload in self._journal.declarations():
+            if seq in confirmed:
+                continue
+            declared = decode_event(payload).payload if payload is not None else None
+            owed += [declared] if isinstance(declared, GapData) else self._remembered()
+        written = Reserve(
+            epoch=self.epoch, reserved=bound, confirmed=confirmed.hi(), owed=owed_of(owed)
+        )
+        reserve.write(self._folder, written)
         self._reserved = bound
+
+    def _remembered(self) -> tuple[GapData, ...]:
+        """What was declared in this store and not confirmed by all, as the reserve knows it: for
+        when a declaration may be among what is damaged."""
+        known = reserve.read(self._folder)
+        return known.owed if known is not None and known.epoch == self.epoch else ()
 
     def ticks_s(self) -> int:
         """Seconds that this outbox has been running, over all starts."""
@@ -467,6 +482,7 @@ class Outbox:
             self._dirty.add(sink)
         if len(fresh):
             self._notices += gaps_of(self.epoch, fresh, "damaged on disk")
+            self._notices += self._remembered()
 
     def _batch(self) -> Batch:
         return Batch(
@@ -476,10 +492,3 @@ class Outbox:
             ticks_s=self.ticks_s(),
             now=self._clock.now(),
         )
-
-
-def _lost_store(known: Reserve) -> list[GapData]:
-    """The upper bound of what was lost with a store."""
-    log.error("the outbox of epoch %s is lost; declaring what it may have held", known.epoch)
-    first = min(known.confirmed + 1, known.reserved)
-    return gaps_of(known.epoch, Ranges([(first, known.reserved)]), "store lost")

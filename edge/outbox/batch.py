@@ -19,6 +19,8 @@ class Batch:
     def __init__(self, *, device: str, epoch: str, last_seq: int, ticks_s: int, now: Time) -> None:
         self.rows: list[Row] = []
         self.declared = Ranges()
+        self.declares = False
+        """Whether a declaration is among the rows."""
         self.last_seq = last_seq
         self._device = device
         self._epoch = epoch
@@ -38,6 +40,7 @@ class Batch:
     def declare(self, gaps: Iterable[GapData]) -> None:
         """Declare losses; a declaration is never evicted."""
         for gap in gaps:
+            self.declares = True
             self.add(event_of(gap, time=self._now), NEVER_EVICT)
 
     def declare_dropped(self, count: int) -> None:
@@ -56,3 +59,20 @@ def gaps_of(epoch: str, ranges: Ranges, reason: str) -> list[GapData]:
         GapData(epoch=epoch, ranges=part, count=Ranges(part).count(), reason=reason)
         for part in parts
     ]
+
+
+def owed_of(gaps: Iterable[GapData]) -> tuple[GapData, ...]:
+    """The same losses in few words, for a file that has to stay small: more ranges of an epoch than
+    one message holds become one around them all (what turns out to be stored counts as stored)."""
+    losses: dict[tuple[str, str], Ranges] = {}
+    for gap in gaps:
+        known = losses.setdefault((gap.epoch, gap.reason), Ranges())
+        for low, high in gap.ranges:
+            known.add(low, high)
+    owed: list[GapData] = []
+    for (epoch, reason), ranges in losses.items():
+        spans = list(ranges)
+        if len(spans) > _GAP_RANGES:
+            spans = [(spans[0][0], spans[-1][1])]
+        owed += gaps_of(epoch, Ranges(spans), reason)
+    return tuple(owed)

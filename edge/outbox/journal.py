@@ -229,6 +229,16 @@ class Journal:
                 self._db.execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", span)
                 self.bytes -= freed
 
+    def declarations(self) -> list[tuple[int, bytes | None]]:
+        """Seq and payload of the rows that are never evicted; None for a damaged payload."""
+        rows = self._db.execute(
+            "SELECT seq, pipeline, crc, payload FROM event WHERE priority = ?", (NEVER_EVICT,)
+        )
+        return [
+            (seq, payload if checksum(seq, pipeline, payload) == crc else None)
+            for seq, pipeline, crc, payload in rows
+        ]
+
     def present(self) -> Ranges:
         """The seqs of all rows."""
         return Ranges(

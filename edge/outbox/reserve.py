@@ -2,8 +2,9 @@
 
 The reserve is a small file beside the store, replaced atomically and synced before any number
 beyond its bound is given. When the store is lost, confirmed + 1 .. reserved bounds from above what
-may be lost with it. The mark is a smaller one, written after each commit and never synced: a store
-that comes back with less than its mark says was set back, for instance by a damaged WAL.
+may be lost with it, and what had been declared in it is declared again. The mark is a smaller one,
+written after each commit and never synced: a store that comes back with less than its mark says was
+set back, for instance by a damaged WAL.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import msgspec
 
 from edge.errors import OutboxError
 from edge.folders import sync_folder
+from edge.wire import GapData
 
 FILE = "outbox.reserve"
 MARK = "outbox.mark"
@@ -31,13 +33,18 @@ _Seq = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 
-class Reserve(msgspec.Struct, frozen=True, kw_only=True):
+class Reserve(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The epoch of the store, the highest seq that it may have given, and up to which seq every
-    sink had confirmed when this was written."""
+    sink had confirmed when this was written.
+
+    `owed` are the losses, of this epoch and of earlier ones, that were declared in the store and
+    whose declaration not every sink had confirmed: with the store it would be lost itself.
+    """
 
     epoch: str
     reserved: _Seq
     confirmed: _Seq
+    owed: tuple[GapData, ...] = ()
 
 
 class Mark:

@@ -76,7 +76,7 @@ class Mqtt:
         maximum = self._connection.open(
             name if state is not None else f"{name}-check",
             on_lost=lambda reason: reports.put((None, 0, reason)),
-            on_message=lambda _, payload: reports.put(payload),
+            on_message=lambda _, payload, __: reports.put(payload),
             on_published=lambda mid, code, text: reports.put((mid, code, text)),
             will=self._farewell,
         )

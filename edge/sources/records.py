@@ -17,10 +17,12 @@ _TOO_LONG = f"a line is longer than {MAX_LINE_BYTES} bytes"
 
 
 class Sample(NamedTuple):
-    """Values [C] in the order of the channels, and when they were taken, if they say so."""
+    """Values [C] in the order of the channels, and when they were taken, if they say so. `follows`
+    is False when something may be missing before it."""
 
     values: Array
     time_s: float | None = None
+    follows: bool = True
 
 
 class LineBuffer:

@@ -74,18 +74,18 @@ class Plan:
 
 
 def plan(
-    config: WindowConfig, preprocess: Preprocess | None, *, name: str, on_grid: bool = False
+    config: WindowConfig, preprocess: Preprocess | None, *, name: str, rated: bool = False
 ) -> Plan:
     """The windows of source `name`: its configuration, completed from the bundle.
 
-    With `on_grid` the bundle's rate counts where the configuration has none. ConfigError when
+    With `rated` the bundle's rate counts where the configuration has none. ConfigError when
     something is in neither.
     """
     given = preprocess if isinstance(preprocess, WindowPreprocess) else None
-    rate_hz = config.rate_hz or (given.rate_hz if given and on_grid else 0.0)
+    rate_hz = config.rate_hz or (given.rate_hz if given and rated else 0.0)
     if (config.window_s or config.hop_s) and not rate_hz:
         raise ConfigError(f"source {name}: window_s and hop_s need rate_hz")
-    if on_grid and not rate_hz:
+    if rated and not rate_hz:
         raise ConfigError(f"source {name}: rate_hz is needed for this bundle")
     channels = config.channels or (given.channels if given else ())
     length = config.length or round(config.window_s * rate_hz) or (given.length if given else 0)

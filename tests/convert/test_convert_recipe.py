@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from convert import recipe, recipe_reader
 from convert.original import PRECISIONS
 from convert.recipe import Bounds, Gate
 from edge.errors import ConfigError
-from edge.manifest import ImagePreprocess, Thresholds, WindowPreprocess
+from edge.manifest import ImagePreprocess, LogMel, Thresholds, WindowPreprocess
 
 
 def _change(folder: Path, *changes: tuple[str, str]) -> Path:
@@ -165,6 +166,40 @@ def test_what_the_new_keys_refuse(
 ) -> None:
     folder = _change(copy_recipe("beeps"), ('version = "1.0"', f'version = "1.0"\n{change}'))
     with pytest.raises(ConfigError, match=words):
+        recipe_reader.load(folder)
+
+
+SOUND = """
+[preprocess]
+kind = "window"
+length = 1280
+hop = 640
+rate_hz = 16000.0
+channels = ["sound"]
+mean = [0.0]
+std = [1.0]
+[preprocess.log_mel]
+n_fft = 256
+hop = 128
+n_mels = 8
+"""
+
+
+def test_sound_goes_in_as_log_mel_features(copy_recipe: Callable[[str], Path]) -> None:
+    folder = copy_recipe("beeps")
+    text = (folder / "recipe.toml").read_text().replace("[1, 32, 3]", "[1, 9, 8]")
+    before, _, rest = text.partition("[preprocess]")
+    sound = before + SOUND + rest[rest.index("[decoder]") :]
+    (folder / "recipe.toml").write_text(sound)
+    read = recipe_reader.load(folder)
+    assert isinstance(read.preprocess, WindowPreprocess)
+    assert read.preprocess.log_mel == LogMel(n_fft=256, hop=128, n_mels=8)
+    assert read.preprocessor(read.input)(np.zeros((1280, 1), np.float32))[0].shape == (1, 9, 8)
+    (folder / "recipe.toml").write_text(sound.replace("n_mels = 8", "n_mel = 8"))
+    with pytest.raises(ConfigError, match=r"preprocess.log_mel.n_mel: unknown key; did you mean"):
+        recipe_reader.load(folder)
+    (folder / "recipe.toml").write_text(sound.replace("n_mels = 8", "n_mels = 9"))
+    with pytest.raises(ConfigError, match="does not fit"):
         recipe_reader.load(folder)
 
 

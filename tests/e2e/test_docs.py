@@ -1,7 +1,8 @@
 """The README cannot lie: its blocks are run, and its tables are held against the code.
 
 Every block of code in it is marked by a comment in the line before: `<!-- test: run -->`,
-`<!-- test: config -->` (an edge.toml), `<!-- test: event -->`, or `<!-- test: no, because … -->`.
+`<!-- test: config -->` (an edge.toml), `<!-- test: source -->` (the table of a source),
+`<!-- test: event -->`, or `<!-- test: no, because … -->`. So is edge/sources/README.md.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from edge.cli import __doc__ as cli_text
 from .running import edge
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SOURCES = (ROOT / "edge/sources/README.md").read_text(encoding="utf-8")
 _BLOCK = re.compile(r"^(?:<!-- test: (.+?) -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
 _OPTION = re.compile(r"--[a-z][a-z-]+")
@@ -33,6 +35,7 @@ _OPTION = re.compile(r"--[a-z][a-z-]+")
 
 @dataclasses.dataclass(frozen=True)
 class Block:
+    file: str
     line: int
     mark: str
     language: str
@@ -40,25 +43,26 @@ class Block:
 
 
 BLOCKS = [
-    Block(README.count("\n", 0, found.start()) + 1, found[1] or "", found[2], found[3])
-    for found in _BLOCK.finditer(README)
+    Block(file, text.count("\n", 0, found.start()) + 1, found[1] or "", found[2], found[3])
+    for file, text in {"README.md": README, "edge/sources/README.md": SOURCES}.items()
+    for found in _BLOCK.finditer(text)
 ]
 
 
 def _marked(mark: str) -> list[object]:
     return [
-        pytest.param(block, id=f"{block.language}, line {block.line}")
+        pytest.param(block, id=f"{block.language}, {block.file}:{block.line}")
         for block in BLOCKS
         if block.mark == mark
     ]
 
 
 def test_every_block_is_tested_or_says_why_not() -> None:
-    assert len(BLOCKS) == README.count("\n```") / 2
+    assert len(BLOCKS) == (README + SOURCES).count("\n```") / 2
     for block in BLOCKS:
         reason = re.fullmatch(r"no, because \S.+", block.mark)
-        tested = block.mark in {"run", "config", "event"}
-        assert tested or reason, f"README.md:{block.line}: a block without its mark"
+        tested = block.mark in {"run", "config", "source", "event"}
+        assert tested or reason, f"{block.file}:{block.line}: a block without its mark"
 
 
 @pytest.mark.parametrize("block", _marked("run"))
@@ -80,6 +84,17 @@ def test_blocks_run(block: Block, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("block", _marked("config"))
 def test_configs_are_accepted(block: Block, tmp_path: Path) -> None:
+    _load(block, tmp_path)
+
+
+@pytest.mark.parametrize("block", _marked("source"))
+def test_sources_are_accepted(block: Block, tmp_path: Path) -> None:
+    head = '[[pipeline]]\nname = "p"\nbundle = "builtin:wrist_activity"\n'
+    tail = '\n[[sink]]\ntype = "jsonl"\npath = "events.jsonl"\n'
+    _load(dataclasses.replace(block, text=head + block.text + tail), tmp_path)
+
+
+def _load(block: Block, tmp_path: Path) -> None:
     (tmp_path / "edge.toml").write_text(block.text)
     secrets = dict.fromkeys(re.findall(r"\$\{(\w+)\}", block.text), "word")
     configuration.load(tmp_path / "edge.toml", secrets)
@@ -154,9 +169,18 @@ def test_the_tables_of_adapters_are_complete(seam: str) -> None:
     assert named == {*seams.names(seam)}
 
 
-def test_every_link_leads_somewhere() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)", README) if "://" not in link]
-    assert links and [link for link in links if not (ROOT / link).exists()] == []
+def test_the_options_of_every_sensor_are_named() -> None:
+    for cell, _ in _table("sensor", SOURCES):
+        for name in _CODE.findall(cell):
+            options = seams.find("sources", name).Config.__struct_fields__
+            assert [key for key in options if f"`{key}`" not in SOURCES] == [], name
+
+
+@pytest.mark.parametrize("file", ["README.md", "edge/sources/README.md"])
+def test_every_link_leads_somewhere(file: str) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert links and [link for link in links if not ((ROOT / file).parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("model", ["meter_reader", "wrist_activity"])
@@ -167,14 +191,14 @@ def test_the_readme_of_a_model_shows_what_its_bundle_says(model: str) -> None:
     assert inspected.code == 0 and inspected.out.strip() == table.strip()
 
 
-def _table(head: str) -> list[tuple[str, str]]:
-    """First and last cell of each row of the table whose head is this."""
-    lines = README.partition(f"\n| {head} |")[2].splitlines()[2:]
+def _table(head: str, text: str = README) -> list[tuple[str, str]]:
+    """First and last cell of each row of the table whose head begins with this."""
+    lines = text.partition(f"\n| {head} |")[2].splitlines()[2:]
     rows = []
     for line in lines:
         if not line.startswith("|"):
             break
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         rows.append((cells[0], cells[-1]))
-    assert rows, f"README.md has no table with the head {head}"
+    assert rows, f"there is no table with the head {head}"
     return rows

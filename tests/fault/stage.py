@@ -120,7 +120,13 @@ class Device(Program):
         return self
 
     def _born(self) -> None:
-        wait_until(lambda: self.output.count("run ") > self._lives, 20, f"{self.name} lives")
+        wait_until(lambda: self._lived or not self.alive, 20, f"{self.name} lives")
+        assert self._lived, self.output[-3000:]
+
+    @property
+    def _lived(self) -> bool:
+        """Whether its outbox was open since the last start."""
+        return self.output.count("run ") > self._lives
 
     @property
     def last_seq(self) -> int:

@@ -16,6 +16,7 @@ from edge.config import OutboxConfig
 from edge.errors import OutboxError
 from edge.outbox import Outbox, reserve
 from edge.outbox.reserve import Mark, Reserve
+from edge.ranges import Ranges
 from edge.wire import decode_event
 
 FAST = OutboxConfig(commit_ms=0)
@@ -118,16 +119,68 @@ def test_a_lost_store_is_declared_from_what_was_confirmed_to_what_was_reserved(
     outbox.close()
 
 
-def test_two_stores_lost_in_a_row_are_both_declared(tmp_path: Path) -> None:
-    epochs = []
-    for _ in range(3):
+def test_what_a_lost_store_had_declared_is_declared_again(tmp_path: Path) -> None:
+    """A store is lost before anybody has heard of the loss of the one before it, and so on."""
+    epochs: list[str] = []
+    for _ in range(4):
         outbox = open_it(tmp_path)
         fill(outbox, 5)
+        assert [epoch for epoch, _, _ in gaps(outbox)] == epochs
         epochs.append(outbox.epoch)
-        declared = [epoch for epoch, _, _ in gaps(outbox)]
-        assert declared == epochs[-2:-1]
         outbox.close()
         (tmp_path / "outbox.db").unlink()
+
+
+def test_what_was_heard_of_is_not_declared_again(tmp_path: Path) -> None:
+    open_it(tmp_path).close()
+    (tmp_path / "outbox.db").unlink()
+    outbox = open_it(tmp_path)
+    second = outbox.epoch
+    assert len(gaps(outbox)) == 1
+    outbox.confirm("mqtt", [(1, 1)])
+    fill(outbox, reserve.BLOCK + 10)  # so that the reserve is written once more
+    outbox.close()
+    (tmp_path / "outbox.db").unlink()
+    outbox = open_it(tmp_path)
+    assert [epoch for epoch, _, _ in gaps(outbox)] == [second]
+    outbox.close()
+
+
+def test_evicted_events_stay_declared_when_their_store_is_lost(tmp_path: Path) -> None:
+    config = OutboxConfig(commit_ms=0, max_mb=0.02)
+    outbox = open_it(tmp_path, config=config)
+    fill(outbox, 200)
+    evicted = Ranges(span for _, ranges, _ in gaps(outbox) for span in ranges)
+    epoch = outbox.epoch
+    outbox.confirm("mqtt", [(seq, seq) for seq in range(1, outbox.last_seq) if seq not in evicted])
+    fill(outbox, 10)
+    outbox.close()
+    (tmp_path / "outbox.db").unlink()
+    outbox = open_it(tmp_path)
+    declared = Ranges(span for lost, ranges, _ in gaps(outbox) if lost == epoch for span in ranges)
+    assert evicted.count() > 50 and not len(evicted.minus(declared))
+    outbox.close()
+
+
+@pytest.mark.parametrize("harm", ["UPDATE event SET payload = x'00'", "DELETE FROM event"])
+def test_a_spoilt_declaration_is_made_again(tmp_path: Path, harm: str) -> None:
+    outbox = open_it(tmp_path)
+    fill(outbox, 5)
+    first = outbox.epoch
+    outbox.close()
+    (tmp_path / "outbox.db").unlink()
+    outbox = open_it(tmp_path)
+    assert [epoch for epoch, _, _ in gaps(outbox)] == [first]
+    outbox.close()
+    db = sqlite3.connect(tmp_path / "outbox.db")
+    db.execute(f"{harm} WHERE seq = 1")
+    db.commit()
+    db.close()
+    outbox = open_it(tmp_path)
+    gaps(outbox)
+    fill(outbox, 1)  # what is found while sending is declared with the next group
+    assert first in [epoch for epoch, _, _ in gaps(outbox)]
+    outbox.close()
 
 
 def test_a_crash_before_the_reserve_is_renewed_only_declares_it_twice(tmp_path: Path) -> None:

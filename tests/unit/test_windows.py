@@ -206,7 +206,7 @@ def _check(
 
 def test_what_is_left_out_comes_from_the_bundle() -> None:
     assert plan(WindowConfig(), WRIST, name="s") == Plan(channels=("a", "b"), length=100, hop=50)
-    polled = plan(WindowConfig(), WRIST, name="s", on_grid=True)
+    polled = plan(WindowConfig(), WRIST, name="s", rated=True)
     assert (polled.rate_hz, polled.max_gap_s) == (50.0, 2.0)
     by_time = plan(WindowConfig(window_s=0.5, hop_s=0.1, rate_hz=100.0), WRIST, name="s")
     assert (by_time.length, by_time.hop, by_time.max_gap_s) == (50, 10, 0.5)
