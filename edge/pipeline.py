@@ -148,6 +148,7 @@ class Pipeline:
         self._gaps = Gaps(config.gap_s)
         live = self.source.live
         self._mailbox = Mailbox(1 if live else 4, newest_wins=live)
+        self._received = 0
         self.last: Step | None = None
         self._stop = threading.Event()
         self._failure: EdgeError | None = None
@@ -257,6 +258,7 @@ class Pipeline:
                 try:
                     frame = self.source.read(_READ_S)
                 except FrameError as error:
+                    self._received += 1
                     self._bad_frame(error)
                     bad_in_a_row += 1
                     if bad_in_a_row >= _MAX_BAD_IN_A_ROW and not self.source.live:
@@ -266,6 +268,7 @@ class Pipeline:
                         ) from error
                     continue
                 if frame is not None:
+                    self._received += 1
                     bad_in_a_row = 0
                     self._mailbox.put(frame, self._stop)
         except EndOfStream:
@@ -331,6 +334,7 @@ class Pipeline:
             latency_ms=stats.latencies(),
             idle=stats.idle,
             state_resets=stats.state_resets,
+            received=self._received,
             source=dict(getattr(self.source, "counts", {})),
         )
 

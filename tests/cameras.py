@@ -5,18 +5,18 @@ from __future__ import annotations
 import http.server
 import itertools
 import os
+import random
 import signal
+import socket
 import subprocess
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import cv2
 import numpy as np
-from broker import HOST, free_port, wait_until
+from broker import HOST, Wire, free_port, wait_until
 from needs import missing, need_program
 
 from edge.types import Array
@@ -274,13 +274,25 @@ def _digest_is_right(given: str, path: str) -> bool:
     return fields["response"] == wanted
 
 
-def seconds_until(true: object, timeout_s: float = 30.0, what: str = "") -> float:
-    """Wait until `true()` is; how long that took."""
-    began_s = time.monotonic()
-    wait_until(true, timeout_s, what)  # type: ignore[arg-type]
-    return time.monotonic() - began_s
+class Flipping(Wire):
+    """Now and then a byte of what the far end sends is another one."""
 
+    share = 0.0
 
-def frames(count: int) -> Iterator[Array]:
-    """Pictures that can be told apart."""
-    return (grey(20 + 40 * index) for index in range(count))
+    def _relay(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
+        wire = self
+        rng = random.Random(3)
+
+        class Flipped:
+            def sendall(self, data: bytes) -> None:
+                if answers and wire.share:
+                    changed = bytearray(data)
+                    for _ in range(max(1, int(len(data) * wire.share))):
+                        changed[rng.randrange(len(data))] ^= rng.randrange(1, 256)
+                    data = bytes(changed)
+                target.sendall(data)
+
+            def shutdown(self, how: int) -> None:
+                target.shutdown(how)
+
+        super()._relay(source, Flipped(), answers)  # type: ignore[arg-type]

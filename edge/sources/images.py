@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -63,9 +64,9 @@ class Images:
         return self._pictures.state
 
     @property
-    def dropped(self) -> int:
-        """Pictures that were not taken in time."""
-        return self._pictures.dropped
+    def counts(self) -> dict[str, int]:
+        """Of a folder that is watched: what came, and what was not taken in time."""
+        return self._pictures.counts
 
     def read(self, timeout_s: float) -> Frame | None:
         """The next picture as uint8 [H, W, 3] BGR; None when none came in time."""
@@ -79,7 +80,7 @@ class Images:
 class _InOrder:
     """What is there, by name."""
 
-    dropped = 0
+    counts: ClassVar[dict[str, int]] = {}
 
     def __init__(self, config: Images.Config, *, name: str) -> None:
         self._config = config

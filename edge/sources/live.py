@@ -24,9 +24,11 @@ class LivePictures:
         return self._stream.state
 
     @property
-    def dropped(self) -> int:
-        """Pictures that were not taken in time."""
-        return self._stream.dropped
+    def counts(self) -> dict[str, int]:
+        """Pictures that came, damaged ones among them; those of them that were not taken in time;
+        how often the camera was lost."""
+        stream = self._stream
+        return {"pictures": stream.received, "dropped": stream.dropped, "lost": stream.losses}
 
     def read(self, timeout_s: float) -> Frame | None:
         """The next picture as uint8 [H, W, 3] BGR; None while nothing comes."""

@@ -10,9 +10,7 @@ import http.server
 import io
 import itertools
 import json
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,7 +22,7 @@ from typing import Any
 
 import pytest
 from broker import HOST, Wire, wait_until
-from cameras import HttpCamera, RtspServer, grey
+from cameras import Flipping, HttpCamera, RtspServer, grey
 from e2e.running import Running, jsonl, of, wrist, write_config
 from needs import need_module
 
@@ -202,30 +200,6 @@ def test_packets_are_lost_delayed_and_come_in_another_order(
             losses = camera.source._stream.losses - losses
             print(f"{camera.what} | {name} | {camera.bad - before} told damaged, {losses} losses")
         camera.fault("nothing passes", lambda: network.spoil(loss=1.0), network.spoil)
-
-
-class Flipping(Wire):
-    """Now and then a byte of what the far end sends is another one."""
-
-    share = 0.0
-
-    def _relay(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
-        wire = self
-        rng = random.Random(3)
-
-        class Flipped:
-            def sendall(self, data: bytes) -> None:
-                if answers and wire.share:
-                    changed = bytearray(data)
-                    for _ in range(max(1, int(len(data) * wire.share))):
-                        changed[rng.randrange(len(data))] ^= rng.randrange(1, 256)
-                    data = bytes(changed)
-                target.sendall(data)
-
-            def shutdown(self, how: int) -> None:
-                target.shutdown(how)
-
-        super()._relay(source, Flipped(), answers)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
