@@ -166,6 +166,7 @@ class Pipeline:
             self._quality = Quality(config.quality, live=live, channels=channels)
         self._noticed: collections.deque[Event] = collections.deque(maxlen=_MAX_NOTICES)
         self._mailbox = Mailbox(1 if live else 4, newest_wins=live)
+        self._received = 0
         self.last: Step | None = None
         self._stop = threading.Event()
         self._failure: EdgeError | None = None
@@ -312,6 +313,7 @@ class Pipeline:
                 try:
                     frame = self.source.read(_READ_S)
                 except FrameError as error:
+                    self._received += 1
                     self._bad_frame(error)
                     bad_in_a_row += 1
                     if bad_in_a_row >= _MAX_BAD_IN_A_ROW and not self.source.live:
@@ -322,6 +324,7 @@ class Pipeline:
                     continue
                 self._look_at_source(frame)
                 if frame is not None:
+                    self._received += 1
                     bad_in_a_row = 0
                     self._mailbox.put(frame, self._stop)
         except EndOfStream:
@@ -410,6 +413,7 @@ class Pipeline:
             latency_ms=stats.latencies(),
             idle=stats.idle,
             state_resets=stats.state_resets,
+            received=self._received,
             source=dict(getattr(self.source, "counts", {})),
             sensors={companion.name: companion.counts for companion in self.companions},
         )

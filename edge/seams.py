@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 SOURCES = {
     "camera": "edge.sources.camera:Camera",
-    "video": "edge.sources.camera:Video",
+    "picamera": "edge.sources.picamera:PiCamera",
+    "snapshots": "edge.sources.snapshots:Snapshots",
+    "video": "edge.sources.video:Video",
     "images": "edge.sources.images:Images",
     "csv": "edge.sources.samples:Csv",
     "jsonl": "edge.sources.samples:JsonLines",

@@ -262,9 +262,10 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 class PipelineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
     """Counters since the start of the agent, and latencies from capture to rules by stage.
 
-    `idle` frames were skipped by the motion gate; `state_resets` says how often a recurrent model
-    had to start anew after a gap. `source` is what the source counts itself, such as samples that
-    came late.
+    Of what was `received` from the source every one is in `frames`, `drops`, `bad_frames` or
+    `idle`, or is being worked on. `idle` frames were skipped by the motion gate; `state_resets`
+    says how often a recurrent model had to start anew after a gap. `source` is what the source
+    counts itself, such as samples that came late.
     """
 
     frames: int
@@ -275,6 +276,7 @@ class PipelineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: dict[str, Latency]
     idle: int = 0
     state_resets: int = 0
+    received: int = 0
     source: dict[str, int] = {}
     sensors: dict[str, dict[str, int]] = {}
 

@@ -8,6 +8,7 @@ Commands are found in the table below and in the entry points `edge.commands`. E
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -68,27 +69,39 @@ def edge() -> None:
 
 def main(command: click.Command = edge) -> None:
     """Run the command line; ends the process with the documented exit code."""
+    code = _run(command)
+    stream = sys.modules.get("edge.sources.stream")
+    if stream is not None and stream.readers_left():
+        # One that comes back from a driver while Python takes itself down would abort the process.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _run(command: click.Command) -> int:
     try:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see __main__
             signal.signal(signal.SIGINT, signal.default_int_handler)
         # click returns the code of `Exit` here, instead of raising it
         code = command.main(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        return code if isinstance(code, int) else 0
     except click.exceptions.Abort:
-        sys.exit(130)
+        return 130
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except EdgeError as error:
         problems = error.problems if isinstance(error, ConfigError) else [str(error)]
         for problem in problems:
             click.echo(f"edge: {problem}", err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return 1
     except Exception as error:
         if os.environ.get("EDGE_DEBUG"):
             import traceback
@@ -99,4 +112,4 @@ def main(command: click.Command = edge) -> None:
             " (a bug; EDGE_DEBUG=1 shows where it happened)",
             err=True,
         )
-        sys.exit(1)
+        return 1

@@ -29,8 +29,14 @@ _POLL_S = 0.2
 _LOOK_S = 0.2
 _STEADY_S = 10.0
 _CLOSE_S = 0.5
+_THREAD = "reading"
 
 log = logging.getLogger(__name__)
+
+
+def readers_left() -> bool:
+    """Whether a reader is still in the middle of something, left behind or not yet back."""
+    return any(thread.name == _THREAD and thread.is_alive() for thread in threading.enumerate())
 
 
 class Lost(Exception):
@@ -68,8 +74,7 @@ class Stream(Generic[Item]):
     `open_reader` opens it, and may take long; Lost when that fails. `shown` is what it is called in
     states and logs. An attempt that takes longer than `open_s`, or a reader that gives nothing that
     can be used for `stale_s`, counts as lost; with 0 it runs as soon as it is open, and may be
-    silent. Of what was not taken yet the
-    newest `keep` are kept; `dropped` counts the others.
+    silent. Of what was not taken yet the newest `keep` are kept; `dropped` counts the others.
     """
 
     def __init__(
@@ -245,7 +250,7 @@ class _Reading(Generic[Item]):
         """When it last said something, or began."""
         self._stream = stream
         self._left = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reading", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
