@@ -210,7 +210,7 @@ def main() -> int:
     looks, false = 0, collections.Counter[str]()
     seen: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for index, (name, picture) in enumerate(chosen):
-        other = chosen[(index + 3) % len(chosen)][1]
+        other = chosen[(index + 1) % len(chosen)][1]
         camera = Watched(picture)
         for what, change in harmless(other).items():
             for problem in [*camera.shows(change, 8), *camera.shows(sway, 8)]:
