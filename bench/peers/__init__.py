@@ -52,8 +52,11 @@ def rows(
     }  # fmt: skip
     found = []
     for name in NAMES:
+        if not (_HERE / f"{name}.py").exists():
+            found.append(absent(case, name, "no adapter; see bench/README.md"))
+            continue
         python = python_of(name)
-        if python is None or not (_HERE / f"{name}.py").exists():
+        if python is None:
             found.append(absent(case, name, "not installed; see bench/README.md"))
             continue
         answer = _ask(python, name, request)

@@ -6,6 +6,7 @@ import inspect
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 from needs import ROOT, missing
 
+import edge
 from edge import seams
 from edge.errors import ConfigError
 
@@ -90,6 +92,11 @@ def test_the_parent_of_an_agent_is_next_to_nothing() -> None:
     )  # fmt: skip
     ours = {name for name in whole.stdout.split() if name.partition(".")[0] == "edge"}
     assert ours == {"edge", "edge.__main__", "edge.signals", "edge.supervisor"}
+
+
+def test_the_package_knows_its_version_without_looking_it_up() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert edge.__version__ == project["version"]
 
 
 def test_the_layers_are_kept() -> None:
