@@ -5,7 +5,8 @@ PROFILE ?= full
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fault test-tflite-runtime test-openvino check bundles convert-table bench soak clean \
+.PHONY: demo test test-fault test-tflite-runtime test-openvino check bundles convert-table bench soak \
+	soak-sources clean \
 	image image-test image-docker image-lock
 
 demo: $(VENV)/.demo
@@ -76,6 +77,12 @@ EVENTS ?= 1000000
 SEED   ?= 1
 soak: $(VENV)/.test
 	@$(BIN)/python tests/fault/chaos.py --kills $(KILLS) --events $(EVENTS) --seed $(SEED) $(ARGS)
+
+# Four cameras and four sensors in one agent, with faults at random, and the accounts of every frame
+# and event; needs mosquitto, and GStreamer's RTSP server for /usr/bin/python3.
+MINUTES ?= 30
+soak-sources: $(VENV)/.test
+	@$(BIN)/python tests/fault/soak_sources.py --minutes $(MINUTES) --seed $(SEED) --table $(ARGS)
 
 # The ARM64 image (deploy/image/README.md). Each ends with one JSON line: sizes, digest, seconds.
 image:

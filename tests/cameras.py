@@ -126,8 +126,9 @@ class HttpCamera:
     """A camera by HTTP in this process: MJPEG at /stream, one picture at /shot.jpg.
 
     `mode` is what it does with each picture: "good"; "hang": nothing more comes; "noise": bytes
-    that are no picture; "drip": a byte now and then; "endless": a picture without an end. It hangs
-    up after `pictures` of them, and asks for basic or digest `authentication`.
+    that are no picture; "ragged": these now and then; "drip": a byte now and then; "endless": a
+    picture without an end. It hangs up after `pictures` of them, and asks for basic or digest
+    `authentication`.
     """
 
     def __init__(self, *, fps: float = 50.0, authentication: str = "") -> None:
@@ -240,7 +241,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _picture(self, camera: HttpCamera, number: int) -> bytes:
-        if camera.mode == "noise":
+        if camera.mode == "noise" or (camera.mode == "ragged" and number % 4 == 2):
             return os.urandom(700)
         width, height = camera.size
         return jpeg(grey(20 + 40 * (number % 5), width=width, height=height))

@@ -42,10 +42,12 @@ class PyavReader:
         try:
             self._video = self._container.streams.video[0]
         except IndexError:
-            self.close()
+            self._container.close()
             raise Lost("cannot be opened: there is no video in it") from None
-        # Frame threads hold a picture back for each of them; slices do not.
-        self._video.codec_context.thread_type = "SLICE" if opening.live else "AUTO"
+        if opening.live:  # each thread of decoding would hold a picture back
+            self._video.codec_context.thread_count = 1
+        else:
+            self._video.codec_context.thread_type = "AUTO"
         self._decoder = self._own_decoder() or self._video.codec_context
         self._packets = self._container.demux(self._video)
         rate = self._video.average_rate
@@ -60,9 +62,10 @@ class PyavReader:
         return None
 
     def close(self) -> None:
-        """Close the container."""
+        """Close the container, and let go of the decoder: its threads live as long as it does."""
         self._frames.clear()
         self._container.close()
+        del self._packets, self._decoder, self._video
 
     def _open(self) -> Any:
         opening = self._opening

@@ -123,7 +123,10 @@ class Stream(Generic[Item]):
                 if self._items:
                     first = self._items.popleft()
                     if isinstance(first, FrameError):
-                        raise first
+                        try:
+                            raise first
+                        finally:
+                            del first  # it would hold this frame, and this frame it
                     return first
                 if self._failure is not None:
                     raise self._failure
@@ -275,7 +278,7 @@ class _Reading(Generic[Item]):
                     try:
                         item: Item | FrameError | None = reader.read(_POLL_S)
                     except FrameError as error:
-                        item = error
+                        item = FrameError(str(error))  # that one holds frames, and they the reader
                     if item is not None:
                         stream._give(self, item)
             finally:

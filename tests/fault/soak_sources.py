@@ -248,7 +248,7 @@ def iio(folder: Path) -> Part:
             "unplugged": (lambda: device.rename(away), lambda: away.rename(device)),
             "nonsense": (lambda: raw.write_text("what\n"), lambda: raw.write_text("120\n")),
         },
-        lambda: shutil.rmtree(device),
+        lambda: shutil.rmtree(device, ignore_errors=True),
     )
 
 
@@ -355,6 +355,8 @@ class Soak:
                 pipelines = self._silenced(parts, observer)
             finally:
                 self._done.set()
+                for part in parts.values():
+                    part.silence()
                 observer.close()
                 ended = agent.end(timeout_s=90) if agent.process.poll() is None else agent.wait()
             assert ended.code == 0, ended.err[-3000:]

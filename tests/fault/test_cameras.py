@@ -116,10 +116,15 @@ def watched() -> Iterator[Callable[..., Watched]]:
         one.close()
 
 
-@pytest.mark.parametrize("transport", ["tcp", "udp"])
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(
+    ("library", "transport"), [("pyav", "tcp"), ("pyav", "udp"), ("opencv", "tcp")]
+)
 def test_an_rtsp_camera_comes_late_dies_hangs_and_changes(
-    tmp_path: Path, watched: Callable[..., Watched], library: str, transport: str
+    tmp_path: Path,
+    watched: Callable[..., Watched],
+    capfd: pytest.CaptureFixture[str],
+    library: str,
+    transport: str,
 ) -> None:
     server = RtspServer(tmp_path, fps="30", user="viewer", password="s3cret")
     camera = watched(
@@ -137,7 +142,9 @@ def test_an_rtsp_camera_comes_late_dies_hangs_and_changes(
         assert "mjp" in camera.detail
     finally:
         server.kill()
-    assert "s3cret" not in camera.detail
+    said = capfd.readouterr()
+    print(said.out)
+    assert "s3cret" not in camera.detail + said.out + said.err
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -172,8 +179,9 @@ def be(server: HttpCamera, mode: str) -> None:
 # ---- a bad network
 
 
-@pytest.mark.parametrize("transport", ["tcp", "udp"])
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(
+    ("library", "transport"), [("pyav", "tcp"), ("pyav", "udp"), ("opencv", "udp")]
+)
 def test_packets_are_lost_delayed_and_come_in_another_order(
     tmp_path: Path, watched: Callable[..., Watched], library: str, transport: str
 ) -> None:
@@ -214,7 +222,7 @@ def test_bytes_that_were_changed_on_the_way_break_nothing(
             camera = watched(f"{scheme}://{HOST}:{wire.port}/{path}", library=library)
             camera.more()
             wire.share = 0.001
-            time.sleep(4.0)
+            time.sleep(2.0)
             print(f"{kind} ({library}) | bytes flipped | {camera.bad} pictures were told damaged")
             wire.share = 0.0
             camera.more(10)
@@ -288,13 +296,12 @@ def transport_stream(start_s: int) -> bytes:
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_thousand_reconnects_leave_nothing_behind(library: str) -> None:
     with HttpCamera(fps=1000) as server:
-        server.pictures = 4
+        server.pictures, server.mode = 4, "ragged"
         figures = reconnect(f"{server.address}/stream", library, 1000)
     print(f"mjpeg ({library}) | 1000 reconnects | losses, MB, threads, descriptors: {figures}")
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_rtsp_reconnects_leave_nothing_behind(tmp_path: Path, library: str) -> None:
+def test_rtsp_reconnects_leave_nothing_behind(tmp_path: Path) -> None:
     with RtspServer(tmp_path, fps="50") as server, Wire(server.port) as wire:
         done = threading.Event()
 
@@ -306,10 +313,10 @@ def test_rtsp_reconnects_leave_nothing_behind(tmp_path: Path, library: str) -> N
 
         cutting = threading.Thread(target=cut_and_mend, daemon=True)
         cutting.start()
-        figures = reconnect(wire.url.replace("mqtt", "rtsp") + "/cam", library, 8)
+        figures = reconnect(wire.url.replace("mqtt", "rtsp") + "/cam", "pyav", 8)
         done.set()
         cutting.join(5)
-    print(f"rtsp ({library}) | 8 reconnects | losses, MB, threads, descriptors: {figures}")
+    print(f"rtsp (pyav) | 8 reconnects | losses, MB, threads, descriptors: {figures}")
 
 
 def reconnect(url: str, library: str, losses: int) -> list[list[float]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -238,6 +240,43 @@ def test_closing_wakes_whoever_waits_and_is_for_good(
     assert results == [None] and stream.take(0) is None
     assert script.closed == 1
     stream.close()
+
+
+def test_a_reader_that_is_lost_goes_without_the_help_of_the_garbage_collector(
+    streams: Callable[..., Stream[int]],
+) -> None:
+    """Until then it would keep a library's threads and memory."""
+    readers: list[weakref.ref[Any]] = []
+
+    class Once:
+        turn = 0
+
+        def __init__(self) -> None:
+            readers.append(weakref.ref(self))
+
+        def read(self, timeout_s: float) -> int:
+            self.turn += 1
+            if self.turn == 2:
+                raise FrameError("noise")
+            if self.turn == 3:
+                raise Lost("again")
+            return 1
+
+        def close(self) -> None:
+            pass
+
+    stream: Stream[int] = Stream(Once, shown="device", backoff_bounds_s=QUICK, keep=9)
+    gc.disable()
+    try:
+        for _ in range(3):
+            assert taken(stream, 1)[0][0] == 1
+            with pytest.raises(FrameError):
+                stream.take(10)
+        wait_until(lambda: stream.take(0) is None and len(readers) >= 4, 10)
+        assert [reader() for reader in readers[:3]] == [None] * 3
+    finally:
+        gc.enable()
+        stream.close()
 
 
 def test_a_thousand_losses_leave_no_thread_behind(streams: Callable[..., Stream[int]]) -> None:
