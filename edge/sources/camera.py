@@ -77,7 +77,7 @@ class Camera(LivePictures):
         """While it runs, the detail says what is read and where it is decoded."""
         state, reader = self._stream.state, self._reader
         if state.state == "running" and reader is not None and reader.about:
-            return SourceState(state="running", detail=f"{self._shown} ({reader.about})")
+            return msgspec.structs.replace(state, detail=f"{self._shown} ({reader.about})")
         return state
 
     def _open(self) -> VideoReader:

@@ -155,7 +155,7 @@ class Stream(Generic[Item]):
             self._stuck = [stuck for stuck in self._stuck if stuck.alive]
             if len(self._stuck) >= MAX_STUCK:
                 stuck = f"{self._shown}: {MAX_STUCK} readers are stuck in the driver"
-                self.state = SourceState(state="lost", detail=stuck)
+                self.state = SourceState(state="lost", detail=stuck, losses=self.losses)
             elif now_s >= self._retry_at_s:
                 self._current = _Reading(self, now_s)
                 self._current.start()
@@ -185,7 +185,9 @@ class Stream(Generic[Item]):
         if self.state.state != "lost":
             self.losses += 1
             log.warning("%s: lost: %s", self._shown, reason)
-        self.state = SourceState(state="lost", detail=f"{self._shown}: {reason}")
+        self.state = SourceState(
+            state="lost", detail=f"{self._shown}: {reason}", losses=self.losses
+        )
 
     # ---- told by the reading thread
 
@@ -221,7 +223,7 @@ class Stream(Generic[Item]):
         if self.state.state == "lost":
             log.warning("%s: recovered", self._shown)
         if self.state.state != "running":
-            self.state = SourceState(state="running", detail=self._shown)
+            self.state = SourceState(state="running", detail=self._shown, losses=self.losses)
 
     def _items_follow_no_more(self) -> None:
         """The oldest was dropped: what is the oldest now does not follow on what was taken."""
