@@ -9,9 +9,8 @@ import math
 
 import numpy as np
 
-from edge.types import Array
+from edge.types import FEW, Array
 
-_FEW = 32
 _MANY = 10_000
 """From here on a dot product is shared out to threads that were not asked for."""
 
@@ -22,7 +21,7 @@ def all_finite(values: Array) -> bool:
         return values.dtype.kind != "c" or bool(np.isfinite(values).all())
     # What is not finite stays so in a sum, and in a sum of squares. Neither of these two warns of
     # an overflow, which is no fault of the values.
-    if values.size <= _FEW:
+    if values.size <= FEW:
         if math.isfinite(sum(values.ravel().tolist())):
             return True
     elif values.size < _MANY and values.itemsize > 2 and math.isfinite(np.vdot(values, values)):

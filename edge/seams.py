@@ -126,7 +126,7 @@ class Engine(Protocol):
     outputs: tuple[TensorSpec, ...]
 
     def run(
-        self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
     ) -> dict[str, Array]:
         """Named tensors in, named tensors out. The outputs belong to the caller.
 

@@ -104,8 +104,7 @@ class EngineHost:
             self._engine, self._watch = guard.admit(bundle, variant, engine, request)
         self._turns = Turns()
         self._runs = 0
-        self._infer_ms: collections.deque[float] = collections.deque(maxlen=_RECENT)
-        self._wait_ms: collections.deque[float] = collections.deque(maxlen=_RECENT)
+        self._recent: collections.deque[tuple[int, int, int]] = collections.deque(maxlen=_RECENT)
         self.streams = 0
         """How many streams have asked for this host."""
 
@@ -122,12 +121,12 @@ class EngineHost:
     @property
     def telemetry(self) -> EngineTelemetry:
         """Counters and latencies so far."""
-        watch = self._watch
+        watch, recent = self._watch, self._recent.copy()
         return EngineTelemetry(
             streams=self.streams,
             runs=self._runs,
-            infer_ms=_latency(self._infer_ms),
-            wait_ms=_latency(self._wait_ms),
+            infer_ms=_latency([(ended - began) / 1e6 for _, began, ended in recent]),
+            wait_ms=_latency([(began - asked) / 1e6 for asked, began, _ in recent]),
             not_finite=watch.not_finite if watch else 0,
             still=watch.still if watch else 0,
             over_time=watch.over_time if watch else 0,
@@ -139,25 +138,30 @@ class EngineHost:
         return self._engine.outputs
 
     def infer(
-        self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
     ) -> dict[str, Array]:
         """Run the model once; the outputs belong to the caller, who may keep arrays for them: see
         seams.Engine.
 
         FrameError for an answer that is not finite; EngineFault when the engine has gone bad.
         """
-        asked = time.perf_counter()
+        asked_ns = time.monotonic_ns()
         self._turns.take(None)
         try:
-            began = time.perf_counter()
-            outputs = self._run(inputs, into)
-            took_ms = (time.perf_counter() - began) * 1e3
+            watch = self._watch
+            began_ns = time.monotonic_ns() if watch is None else watch.enter()
+            try:
+                outputs = self._engine.run(inputs, into)
+            except EngineError as error:
+                self._failed(error)
+                raise
+            finally:
+                ended_ns = time.monotonic_ns() if watch is None else watch.leave()
             self._runs += 1
-            self._infer_ms.append(took_ms)
-            self._wait_ms.append((began - asked) * 1e3)
-            if self._watch is not None:
+            self._recent.append((asked_ns, began_ns, ended_ns))
+            if watch is not None:
                 try:
-                    self._watch.look(inputs, outputs, took_ms)
+                    watch.look(inputs, outputs, (ended_ns - began_ns) / 1e6)
                 except EngineFault as fault:
                     self._gone_bad(fault)
                     raise
@@ -165,23 +169,12 @@ class EngineHost:
         finally:
             self._turns.give()
 
-    def _run(
-        self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None
-    ) -> dict[str, Array]:
-        watch = self._watch
-        if watch is None:
-            return self._engine.run(inputs, into)
-        watch.enter()
-        try:
-            return self._engine.run(inputs, into)
-        except EngineError as error:
-            failure = watch.failed(error)
-            if isinstance(failure, EngineFault):
-                self._gone_bad(failure)
-                raise failure from error
-            raise
-        finally:
-            watch.leave()
+    def _failed(self, error: EngineError) -> None:
+        """An error in the middle of work; EngineFault where the engine is to blame."""
+        failure = error if self._watch is None else self._watch.failed(error)
+        if isinstance(failure, EngineFault):
+            self._gone_bad(failure)
+            raise failure from error
 
     def _gone_bad(self, fault: EngineFault) -> None:
         if self._guard is not None and self._watch is not None:
@@ -422,9 +415,8 @@ def _require_placement(host: EngineHost, accelerator: str) -> None:
         )
 
 
-def _latency(recent_ms: collections.deque[float]) -> Latency | None:
-    values = list(recent_ms.copy())
-    if not values:
+def _latency(took_ms: list[float]) -> Latency | None:
+    if not took_ms:
         return None
-    p50, p95, p99 = np.percentile(values, (50, 95, 99)).round(3).tolist()
+    p50, p95, p99 = np.percentile(took_ms, (50, 95, 99)).round(3).tolist()
     return Latency(p50=p50, p95=p95, p99=p99)

@@ -14,6 +14,7 @@ import os
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -22,7 +23,10 @@ from edge.engines.quarantine import Suspect
 
 PATTERN = "engine-*.mark"
 _SIZE = 8192
-_HEAD = struct.Struct("=QQqq")  # inside, frames, first and last moment (monotonic ns)
+_HEAD = struct.Struct("=qqqq")
+INSIDE, FRAMES, FIRST, LAST = range(4)
+"""The words at a mark's head: the moment at which the call under way began (0: none is), calls that
+came back, and the moments of the first and last of them (monotonic ns)."""
 HEALTHY_FRAMES = 100
 
 
@@ -47,8 +51,42 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
         return self.frames >= HEALTHY_FRAMES
 
 
-class Mark:
-    """The mark of an engine in use by this process."""
+class Runs:
+    """The runs of one engine: whether one is under way, and how many came back, when."""
+
+    def __init__(self, words: memoryview | None = None) -> None:
+        """`words` are four: see INSIDE, FRAMES, FIRST, LAST."""
+        self.words: Any = [0, 0, 0, 0] if words is None else words
+
+    def enter(self) -> int:
+        """A call into the engine begins: the moment (monotonic ns)."""
+        now_ns = self.words[INSIDE] = time.monotonic_ns()
+        return now_ns
+
+    def leave(self) -> int:
+        """The call has come back, which is one frame more: the moment (monotonic ns)."""
+        words, now_ns = self.words, time.monotonic_ns()
+        if not words[FRAMES]:
+            words[FIRST] = now_ns
+        words[FRAMES] += 1
+        words[LAST] = now_ns
+        words[INSIDE] = 0
+        return now_ns
+
+    @property
+    def frames(self) -> int:
+        """How many came back."""
+        return int(self.words[FRAMES])
+
+    @property
+    def frames_per_s(self) -> float:
+        """The pace so far; 0 before the second frame."""
+        _, frames, first_ns, last_ns = self.words
+        return _pace(frames, first_ns, last_ns)
+
+
+class Mark(Runs):
+    """The mark of an engine in use by this process: its runs, kept where the kernel keeps them."""
 
     def __init__(self, folder: Path, suspect: Suspect) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,38 +95,17 @@ class Mark:
         # Locked for as long as this process lives, however it ends.
         self._file = open(self._path, "w+b")  # noqa: SIM115 - closed by remove
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._file.write(_HEAD.pack(0, 0, 0, 0) + body.ljust(_SIZE - _HEAD.size, b"\n"))
+        self._file.write(bytes(_HEAD.size) + body.ljust(_SIZE - _HEAD.size, b"\n"))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._map = mmap.mmap(self._file.fileno(), _SIZE)
-        self._head = memoryview(self._map)[: _HEAD.size].cast("q")  # the fields, one by one
-        self.frames = 0
-
-    def enter(self) -> None:
-        """A call into the engine begins."""
-        self._head[0] = 1
-
-    def leave(self) -> None:
-        """The call has come back: one frame more."""
-        head, now_ns = self._head, time.monotonic_ns()
-        if not self.frames:
-            head[2] = now_ns
-        self.frames += 1
-        head[3] = now_ns
-        head[1] = self.frames
-        head[0] = 0
-
-    @property
-    def frames_per_s(self) -> float:
-        """The pace so far; 0 before the second frame."""
-        _, frames, first_ns, last_ns = self._head
-        return _pace(frames, first_ns, last_ns)
+        super().__init__(memoryview(self._map)[: _HEAD.size].cast("q"))
 
     def remove(self) -> None:
         """An orderly end."""
         if not self._file.closed:
             self._path.unlink(missing_ok=True)
-            self._head.release()
+            self.words.release()
             self._map.close()
             self._file.close()
 
@@ -120,7 +137,7 @@ def _read(data: bytes) -> Left | None:
     same_boot = body.boot == boot_id()
     return Left(
         suspect=body.suspect,
-        inside=bool(inside & 0xFF),
+        inside=bool(inside),
         frames=frames,
         frames_per_s=_pace(frames, first_ns, last_ns),
         silent_s=(time.monotonic_ns() - last_ns) / 1e9 if same_boot and last_ns else None,

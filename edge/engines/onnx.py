@@ -91,18 +91,20 @@ class OnnxEngine:
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
+        self._input_names = [spec.name for spec in self.inputs]
         self._bindings: dict[Any, Any] = {}
 
     def run(
-        self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
     ) -> dict[str, Array]:
         """See seams.Engine."""
         try:
             if into:
-                binding = self._bound(inputs, into)
+                key = self._key(inputs, into)
+                binding = self._bindings.get(key) or self._bound(key, inputs, into)
                 if binding is not None:
                     self._session.run_with_iobinding(binding)
-                    return {**into}
+                    return into
             values = self._session.run(self._output_names, inputs)
         except EngineError:
             raise
@@ -114,24 +116,34 @@ class OnnxEngine:
             outputs[name] = array
         return outputs
 
-    def _bound(self, inputs: Mapping[str, Array], into: Mapping[str, Array]) -> Any:
-        """The binding of these very arrays; None where they cannot be bound."""
-        key = (*inputs, *into, *map(id, inputs.values()), *map(id, into.values()))
-        binding = self._bindings.get(key)
-        if binding is None:
-            kept.check(self.outputs, into, engine="onnx")
-            if self._can_bind(inputs, into):
-                binding = self._bindings[key] = self._bind(inputs, into)
-                for array in (*inputs.values(), *into.values()):
-                    # Something else may come to lie at its address.
-                    weakref.finalize(array, self._bindings.pop, key, None).atexit = False
+    def _key(self, inputs: Mapping[str, Array], into: Mapping[str, Array]) -> tuple[int, ...]:
+        """These very arrays, each in its place; () where one is missing or too many."""
+        key = []
+        try:
+            for name in self._input_names:
+                key.append(id(inputs[name]))
+            for name in self._output_names:
+                key.append(id(into[name]))
+        except KeyError:
+            return ()
+        return tuple(key) if len(key) == len(inputs) + len(into) else ()
+
+    def _bound(
+        self, key: tuple[int, ...], inputs: Mapping[str, Array], into: Mapping[str, Array]
+    ) -> Any:
+        """A binding of these very arrays; None where they cannot be bound."""
+        kept.check(self.outputs, into, engine="onnx")
+        if not key or not self._can_bind(inputs, into):
+            return None
+        binding = self._bindings[key] = self._bind(inputs, into)
+        for array in (*inputs.values(), *into.values()):
+            # Something else may come to lie at its address.
+            weakref.finalize(array, self._bindings.pop, key, None).atexit = False
         return binding
 
     def _can_bind(self, inputs: Mapping[str, Array], into: Mapping[str, Array]) -> bool:
         return (
             self.name == "onnx:cpu"
-            and inputs.keys() == {spec.name for spec in self.inputs}
-            and into.keys() == {spec.name for spec in self.outputs}
             and all(_lies_right(inputs[spec.name], spec) for spec in self.inputs)
             and all(array.flags.c_contiguous for array in into.values())
         )

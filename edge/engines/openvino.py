@@ -78,7 +78,7 @@ class OpenVinoEngine:
         )
 
     def run(
-        self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
     ) -> dict[str, Array]:
         """See seams.Engine."""
         request = self._request

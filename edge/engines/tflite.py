@@ -68,7 +68,7 @@ class TfliteEngine:
         )
 
     def run(
-        self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
     ) -> dict[str, Array]:
         """See seams.Engine."""
         interpreter = self._interpreter

@@ -7,14 +7,16 @@ the model itself makes of an odd input is an alarm, not a verdict.
 from __future__ import annotations
 
 import collections
+import math
 import statistics
-import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from edge.engines.faults import EngineFault, is_finite
-from edge.engines.marks import Mark
+from edge.engines.faults import EngineFault
+from edge.engines.marks import INSIDE, Mark, Runs
 from edge.engines.quarantine import Suspect
 from edge.errors import EngineError, FrameError
+from edge.finite import all_finite
 from edge.types import Array
 
 STILL_FRAMES = 100
@@ -40,36 +42,42 @@ class Watch:
         """`prove` runs the golden cases and raises EngineFault."""
         self.suspect = suspect
         self.not_finite = self.still = self.over_time = 0
-        self.entered_ns = 0
-        """The moment at which the run under way began; 0 when there is none."""
         self.mark = mark
+        self.runs = mark or Runs()
+        self.enter, self.leave = self.runs.enter, self.runs.leave
         self._prove = prove
         self._alarm = alarm
         self._max_latency_ms = max_latency_ms
         self._recent_ms: collections.deque[float] = collections.deque(maxlen=_RECENT)
-        self._answer = b""
-        self._given = b""
+        self._answer: list[Any] = []
+        self._given: list[Any] | None = None
         self._same = 0
 
-    def enter(self) -> None:
-        """A run begins."""
-        if self.mark:
-            self.mark.enter()
-        self.entered_ns = time.monotonic_ns()
-
-    def leave(self) -> None:
-        """The run has come back, with an answer or an error."""
-        self.entered_ns = 0
-        if self.mark:
-            self.mark.leave()
+    @property
+    def entered_ns(self) -> int:
+        """The moment at which the run under way began; 0 when there is none."""
+        return int(self.runs.words[INSIDE])
 
     def look(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], took_ms: float
     ) -> None:
         """Look at one answer. FrameError when it is not finite; EngineFault for a bad engine."""
-        self._look_at_time(took_ms)
-        self._look_whether_it_moves(inputs, outputs)
-        if not is_finite(outputs):
+        if self._max_latency_ms:
+            self._look_at_time(took_ms)
+        answer, finite = [], True
+        for array in outputs.values():
+            some = _some(array)
+            answer += some
+            # Where the sample is the whole of it, its sum tells.
+            if array.dtype.kind == "f" and not (
+                len(some) == array.size and math.isfinite(sum(some))
+            ):
+                finite = finite and all_finite(array)
+        if answer == self._answer:
+            self._look_whether_it_moves(inputs)
+        else:
+            self._answer, self._given, self._same = answer, None, 0
+        if not finite:
             self.not_finite += 1
             self._settle("an output is NaN or infinite")
             self._alarm(
@@ -86,8 +94,6 @@ class Watch:
         return EngineFault("error", str(error))
 
     def _look_at_time(self, took_ms: float) -> None:
-        if not self._max_latency_ms:
-            return
         self.over_time += took_ms > self._max_latency_ms
         self._recent_ms.append(took_ms)
         if len(self._recent_ms) == _RECENT and self.over_time:
@@ -99,16 +105,10 @@ class Watch:
                     f" {median_ms:.1f} ms where {self._max_latency_ms:g} are allowed",
                 )
 
-    def _look_whether_it_moves(
-        self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
-    ) -> None:
-        answer = _sample(outputs)
-        if answer != self._answer:
-            self._answer, self._given, self._same = answer, b"", 0
-            return
-        # Only an answer that was given before raises the question of what it was given to.
-        given = _sample(inputs)
-        self._same += given != self._given != b""
+    def _look_whether_it_moves(self, inputs: Mapping[str, Array]) -> None:
+        """Only the answer that was given before raises the question of what it was given to."""
+        given = [_some(array) for array in inputs.values()]
+        self._same += self._given is not None and given != self._given
         self._given = given
         if self._same >= STILL_FRAMES:
             self._same = 0
@@ -130,10 +130,9 @@ class Watch:
             self.leave()
 
 
-def _sample(tensors: Mapping[str, Array]) -> bytes:
-    """Some values of each tensor: enough to see whether anything moves."""
-    found = b""
-    for array in tensors.values():
-        step = array.size // _SAMPLES
-        found += array.reshape(-1)[::step].tobytes() if step > 1 else array.tobytes()
-    return found
+def _some(array: Array) -> list[Any]:
+    """Some of its values, or all of a few: enough to see whether anything moves."""
+    step = array.size // _SAMPLES
+    flat = array.ravel()
+    values: list[Any] = (flat[::step] if step > 1 else flat).tolist()
+    return values

@@ -14,15 +14,14 @@ import numpy as np
 from edge.errors import BundleError, FrameError
 from edge.finite import all_finite
 from edge.manifest import Variant
-from edge.types import Array, Detections, Geometry, TensorSpec
+from edge.types import FEW, Array, Detections, Geometry, TensorSpec
 
 Activation = Literal["none", "sigmoid", "softmax"]
 BoxForm = Literal["xyxy", "yxyx", "cxcywh"]
 Channels = Literal["first", "last"]
 
 
-_FEW = 32
-"""So few numbers are added up before numpy has begun."""
+_FLOAT32 = np.dtype(np.float32)
 
 
 class Output:
@@ -72,7 +71,8 @@ class Output:
 
     def __call__(self, raw: Mapping[str, Array]) -> Array:
         """The whole tensor as float32."""
-        return self.real(self.stored(raw))
+        stored = self.stored(raw)
+        return stored if stored.dtype is _FLOAT32 else self.real(stored)
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
@@ -130,7 +130,7 @@ def sigmoid(values: Array) -> Array:
 
 def softmax(values: Array) -> Array:
     """exp(x - max) / sum(exp(x - max)) over the last axis."""
-    if values.ndim == 1 and 0 < values.size <= _FEW:
+    if values.ndim == 1 and 0 < values.size <= FEW:
         given = values.tolist()
         highest = max(given)
         exps = [math.exp(value - highest) for value in given]

@@ -254,11 +254,11 @@ def test_a_run_that_does_not_come_back_ends_the_process_and_a_pause_of_it_does_n
     monkeypatch.setattr(guard, "_end", lambda watch, inside_s: ended.append(watch))
     guard._watches.append(engine.watch)
     for number in range(50):
-        engine.watch.entered_ns = number + 1
+        engine.watch.runs.words[marks.INSIDE] = number + 1
         guard._look(1.0)
-    engine.watch.entered_ns = 0
+    engine.watch.runs.words[marks.INSIDE] = 0
     guard._look(1000.0)
-    engine.watch.entered_ns = 99
+    engine.watch.runs.words[marks.INSIDE] = 99
     guard._look(0.25)
     guard._look(1000.0)
     assert ended == [], "other runs, no run, and one while the process itself was stopped"

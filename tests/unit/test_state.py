@@ -45,7 +45,7 @@ class Adder:
         pass
 
     def run(
-        self, inputs: Mapping[str, Array], into: Mapping[str, Array] | None = None
+        self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
     ) -> dict[str, Array]:
         total = inputs["h"] + inputs["gain"] * inputs["window"].sum(axis=1)
         return {"logits": total, "hn": total.copy()}
