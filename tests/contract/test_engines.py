@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -13,11 +14,19 @@ from edge import seams
 from edge.accelerators import TABLE
 from edge.bundle import Bundle
 from edge.engines import faults
+from edge.engines.kept import arrays_for
 from edge.errors import EngineError
 from edge.seams import Engine
-from edge.types import Array
+from edge.types import Array, TensorSpec
 
 WINDOW = np.linspace(-1, 1, 600, dtype=np.float32).reshape(1, 100, 6)
+
+
+OPEN = (
+    "CAg6YwoUCgF4EgZwbGFjZXMiB05vblplcm8KCwoBeBIBeSIDTmVnEgFnWg8KAXgSCgoICAESBAoCCARiGQoGcGxhY2Vz"
+    "Eg8KDQgHEgkKAggBCgMSAW5iDwoBeRIKCggIARIECgIIBEIECgAQDQ=="
+)
+"""ONNX: places = NonZero(x), y = -x, of x [4]."""
 
 
 class EngineContract:
@@ -99,6 +108,61 @@ class EngineContract:
         np.testing.assert_array_equal(engine.run({"window": given})["logits"], kept)
         np.testing.assert_array_equal(given, WINDOW)
 
+    def test_outputs_are_written_where_the_caller_keeps_them(self, engine: Engine) -> None:
+        windows = [WINDOW.copy(), WINDOW.copy()]
+        into = [arrays_for(engine.outputs) for _ in range(2)]
+        before: Array | None = None
+        for turn in range(6):
+            window, arrays = windows[turn % 2], into[turn % 2]
+            window[:] = (turn - 2) * WINDOW
+            wanted = engine.run({"window": window.copy()})["logits"]
+            found = engine.run({"window": window}, arrays)
+            assert found["logits"] is arrays["logits"] and [*found] == ["logits"]
+            np.testing.assert_array_equal(found["logits"], wanted)
+            if before is not None:
+                np.testing.assert_array_equal(into[~turn % 2]["logits"], before)
+            before = wanted
+
+    def test_arrays_that_are_gone_are_not_taken_for_new_ones(self, engine: Engine) -> None:
+        for turn in range(20):
+            window = (turn * WINDOW).copy()
+            wanted = engine.run({"window": window})["logits"]
+            found = engine.run({"window": window}, arrays_for(engine.outputs))["logits"]
+            np.testing.assert_array_equal(found, wanted)
+            del window, found  # so that the next ones lie at their addresses
+
+    def test_arrays_that_lie_in_pieces_will_do(self, engine: Engine) -> None:
+        into = np.zeros((1, 8), np.float32)[:, ::2]
+        window = np.zeros((1, 100, 12), np.float32)[:, :, ::2]
+        window[:] = WINDOW
+        wanted = engine.run({"window": WINDOW})["logits"]
+        np.testing.assert_array_equal(
+            engine.run({"window": WINDOW}, {"logits": into})["logits"], wanted
+        )
+        np.testing.assert_array_equal(into, wanted)
+        kept = arrays_for(engine.outputs)
+        np.testing.assert_array_equal(engine.run({"window": window}, kept)["logits"], wanted)
+
+    @pytest.mark.parametrize(
+        "into",
+        [
+            {"logits": np.zeros((1, 5), np.float32)},
+            {"logits": np.zeros(4, np.float32)},
+            {"logits": np.zeros((1, 4), np.float64)},
+            {"logits": np.frombuffer(bytes(16), np.float32).reshape(1, 4)},
+            {"logits": np.zeros((1, 4), np.float32), "more": np.zeros(1)},
+        ],
+        ids=["too-long", "too-flat", "other-dtype", "read-only", "too-many"],
+    )
+    def test_arrays_into_which_no_output_fits_are_an_error(
+        self, engine: Engine, into: dict[str, Array]
+    ) -> None:
+        before = {name: array.copy() for name, array in into.items()}
+        with pytest.raises(EngineError, match=f"{self.name.partition(':')[0]}: inference failed"):
+            engine.run({"window": WINDOW}, into)
+        for name, array in into.items():
+            np.testing.assert_array_equal(array, before[name])
+
     @pytest.mark.parametrize(
         "inputs",
         [
@@ -117,6 +181,8 @@ class EngineContract:
         engine.run({"window": WINDOW})
         with pytest.raises(EngineError, match=f"{self.name.partition(':')[0]}: inference failed"):
             engine.run(inputs)
+        with pytest.raises(EngineError, match=f"{self.name.partition(':')[0]}: inference failed"):
+            engine.run(inputs, arrays_for(engine.outputs))
         assert engine.run({"window": WINDOW}), "and the engine still works"
 
     @pytest.mark.parametrize(
@@ -135,6 +201,8 @@ class EngineContract:
         engine.close()
         with pytest.raises(EngineError):
             engine.run({"window": WINDOW})
+        with pytest.raises(EngineError):
+            engine.run({"window": WINDOW}, arrays_for(engine.outputs))
 
 
 class TestOnnx(EngineContract):
@@ -143,12 +211,31 @@ class TestOnnx(EngineContract):
     nodes: ClassVar = {"fp32": {"cpu": 9}, "int8": {"cpu": 28}}
     version = "onnxruntime "
 
+    def test_an_output_whose_size_is_open_is_fresh_each_time(self) -> None:
+        engine = self.build(base64.b64decode(OPEN))
+        kept = arrays_for(engine.outputs)
+        assert [*kept] == ["y"]
+        found = [
+            engine.run({"x": np.array(x, np.float32)}, kept) for x in ([1, 0, 3, 4], [0, 0, 0, 5])
+        ]
+        assert [one["places"].tolist() for one in found] == [[[0, 2, 3]], [[3]]]
+        assert found[0]["y"] is found[1]["y"] is kept["y"]
+        assert kept["y"].tolist() == [0, 0, 0, -5]
+        with pytest.raises(EngineError, match=r"places int64\[1, -1\] cannot be written into"):
+            engine.run({"x": np.zeros(4, np.float32)}, {"places": np.zeros((1, 3), np.int64)})
+
 
 class TestTflite(EngineContract):
     engine_name = format = "tflite"
     name = "litert:cpu"
     nodes: ClassVar = {"fp32": {"xnnpack": 26}, "int8": {"xnnpack": 28}}
     version = "ai-edge-litert "
+
+    def test_an_output_that_is_not_what_the_graph_said_is_fresh(self, engine: Engine) -> None:
+        engine.outputs = (TensorSpec(name="logits", shape=(1, 7)),)
+        kept = arrays_for(engine.outputs)
+        found = engine.run({"window": WINDOW}, kept)["logits"]
+        assert found.shape == (1, 4) and not np.shares_memory(found, kept["logits"])
 
 
 class TestTfliteXnnpack(TestTflite):
