@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -12,7 +13,8 @@ from broker import wait_until as wait_until
 
 from edge.manifest import FORMAT, Decoder, Manifest, Variant, WindowPreprocess
 from edge.payloads import ClassificationData
-from edge.types import Array, Detections, Frame, TensorSpec
+from edge.seams import Decode
+from edge.types import Array, Detections, Frame, Geometry, Prediction, TensorSpec
 from edge.wire import Event, ModelRef, SourceRef, Time
 
 DIGITS = (*"0123456789", "between")
@@ -104,3 +106,22 @@ class Running:
         self.stop.set()
         self.thread.join(20)
         assert not self.thread.is_alive(), "the worker does not end when it is asked to"
+
+
+def apart(decode: Decode) -> Decode:
+    """The same decoder, which fails when a prediction shares memory with the outputs: a stream
+    writes the next frame's there."""
+
+    class Checked:
+        Params = decode.Params
+
+        def __call__(self, raw: Mapping[str, Array], geometry: Geometry | None) -> Prediction:
+            prediction = decode(raw, geometry)
+            for field in dataclasses.fields(prediction):
+                value = getattr(prediction, field.name)
+                for array in value if isinstance(value, tuple) else (value,):
+                    if isinstance(array, np.ndarray):
+                        assert not any(np.shares_memory(array, given) for given in raw.values())
+            return prediction
+
+    return Checked()

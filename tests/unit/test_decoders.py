@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 import references as ref
-from builders import manifest
+from builders import apart, manifest
 
 from edge import postprocess, seams
 from edge.errors import BundleError, FrameError
@@ -326,7 +326,7 @@ def build(case: Case, raw: Raw, **stored: Quantization) -> seams.Decode:
         manifest(), labels=case.labels, thresholds=Thresholds(score=case.score),
         decoder=Decoder(name=case.decoder, params=case.params),
     )  # fmt: skip
-    return postprocess.build(made, variant)
+    return apart(postprocess.build(made, variant))
 
 
 def plain(raw: Raw) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import references as ref
-from builders import manifest
+from builders import apart, manifest
 
 from edge import postprocess, seams
 from edge.errors import BundleError, FrameError
@@ -59,7 +59,7 @@ def build(
         manifest(), labels=labels, thresholds=Thresholds(score=min_score),
         decoder=Decoder(name=name, params=params),
     )  # fmt: skip
-    return postprocess.build(made, variant)
+    return apart(postprocess.build(made, variant))
 
 
 # ---- maps over the source

@@ -89,6 +89,20 @@ def test_data_that_cannot_be_used_is_a_bad_frame(wrist_bundle: Path) -> None:
             model.predict(WINDOW.astype(str))
 
 
+@pytest.mark.parametrize("variant", ["onnx-fp32", "tflite-fp32"])
+def test_outputs_are_there_until_the_call_after_next(wrist_bundle: Path, variant: str) -> None:
+    windows = np.random.default_rng(0).normal(0, 5, (4, 1, 100, 6)).astype(np.float32)
+    with Model(Bundle.open(wrist_bundle), variant=variant) as model:
+        first = model.infer(windows[0])["logits"]
+        wanted = first.copy()
+        second = model.infer(windows[1])["logits"]
+        np.testing.assert_array_equal(first, wanted)
+        third = model.infer(windows[2])["logits"]
+        assert third is first and third is not second, "and nothing is allocated for them"
+        with Model(Bundle.open(wrist_bundle), variant=variant) as other:
+            np.testing.assert_array_equal(other.infer(windows[2])["logits"], third)
+
+
 def test_models_share_the_engine_of_their_hosts(wrist_bundle: Path) -> None:
     hosts, opened = Hosts(), Bundle.open(wrist_bundle)
     one, same, other = (

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from builders import manifest
+from builders import apart, manifest
 
 from edge import postprocess
 from edge.errors import BundleError, FrameError
@@ -32,7 +32,7 @@ def detector(min_score: float | None = None, **params: Any) -> Decode:
         ),
     )
     decoder = Decoder(name="ltrb_grid", params={"stride": 8, **params})
-    return postprocess.build(_with(decoder), variant, min_score=min_score)
+    return apart(postprocess.build(_with(decoder), variant, min_score=min_score))
 
 
 def _with(decoder: Decoder) -> Manifest:

@@ -47,8 +47,12 @@ class Adder:
     def run(
         self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
     ) -> dict[str, Array]:
-        total = inputs["h"] + inputs["gain"] * inputs["window"].sum(axis=1)
-        return {"logits": total, "hn": total.copy()}
+        into = into or {"logits": np.empty((1, 2)), "hn": np.empty((1, 2))}
+        for array in into.values():
+            array.fill(np.nan)  # an engine may begin to write before it has read everything
+        into["logits"][:] = inputs["h"] + inputs["gain"] * inputs["window"].sum(axis=1)
+        into["hn"][:] = into["logits"]
+        return into
 
     def close(self) -> None:
         pass
@@ -113,6 +117,26 @@ def test_a_state_that_is_not_finite_does_not_stay(
         with pytest.raises(FrameError, match="state hn is not finite; it starts anew"):
             model.infer(np.full((1, 4, 2), np.nan, np.float32))
         assert scores(model, 1)[0] == 2
+
+
+def test_a_frame_whose_answer_cannot_be_used_leaves_the_state_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Model(bundle(tmp_path, monkeypatch)) as model:
+        host: Any = model._host
+        infer = host.infer
+
+        def refused(*given: Any) -> None:
+            infer(*given)
+            raise FrameError("the model's output is not finite")
+
+        assert scores(model, 1)[0] == 2
+        for _ in range(3):
+            monkeypatch.setattr(host, "infer", refused)
+            with pytest.raises(FrameError):
+                scores(model, 1)
+            monkeypatch.setattr(host, "infer", infer)
+        assert scores(model, 1)[0] == 4
 
 
 def test_golden_cases_start_from_nothing_and_leave_nothing(
