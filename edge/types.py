@@ -68,20 +68,31 @@ class Geometry:
     matrix: Array
     width: int
     height: int
+    _scale: Array | None = field(init=False, repr=False, default=None)
+    """For x1, y1, x2, y2, as the shift and the limit; None where the picture was turned."""
+    _shift: Array | None = field(init=False, repr=False, default=None)
+    _limit: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        (across, turn_x, left), (turn_y, down, top) = self.matrix.tolist()
+        put = object.__setattr__
+        put(self, "_limit", np.array([self.width, self.height] * 2, np.float32))
+        if turn_x == turn_y == 0 and across > 0 and down > 0:  # as nearly always
+            put(self, "_scale", np.array([across, down] * 2, np.float32))
+            if left or top:
+                put(self, "_shift", np.array([left, top] * 2, np.float32))
 
     def to_source(self, boxes: Array) -> Array:
         """Boxes xyxy [N, 4] in input pixels -> xyxy [N, 4] in source pixels, clipped to it."""
-        (across, turn_x, left), (turn_y, down, top) = self.matrix.tolist()
-        if turn_x == turn_y == 0 and across > 0 and down > 0:  # as nearly always
-            moved: Array = boxes.reshape(-1, 2) * self.matrix.diagonal()
-            if left or top:
-                moved += self.matrix[:, 2]
+        if self._scale is not None:
+            moved: Array = (boxes * self._scale).astype(np.float32, copy=False)
+            if self._shift is not None:
+                np.add(moved, self._shift, out=moved)
             np.maximum(moved, 0, out=moved)
-            np.minimum(moved, np.array((self.width, self.height), np.float32), out=moved)
-            return np.asarray(moved.reshape(-1, 4), np.float32)
+            return np.minimum(moved, self._limit, out=moved)
         corners = boxes.reshape(-1, 2) @ self.matrix[:, :2].T + self.matrix[:, 2]
         corners = corners.reshape(-1, 2, 2)
-        limit = np.array([self.width, self.height], dtype=np.float32)
+        limit = self._limit[:2]
         low = np.clip(corners.min(axis=1), 0, limit)
         high = np.clip(corners.max(axis=1), 0, limit)
         return np.concatenate([low, high], axis=1).astype(np.float32)

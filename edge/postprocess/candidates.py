@@ -63,6 +63,8 @@ class Output:
 
     def real(self, stored: Array) -> Array:
         """Stored values -> float32: scale * (stored - zero_point)."""
+        if stored.dtype is _FLOAT32:
+            return stored
         quantization = self.spec.quantization
         if quantization is None or stored.dtype.kind not in "iu":
             return stored.astype(np.float32, copy=False)
@@ -71,8 +73,7 @@ class Output:
 
     def __call__(self, raw: Mapping[str, Array]) -> Array:
         """The whole tensor as float32."""
-        stored = self.stored(raw)
-        return stored if stored.dtype is _FLOAT32 else self.real(stored)
+        return self.real(self.stored(raw))
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
@@ -229,32 +230,44 @@ def suppress(
     Of boxes that overlap by more than `iou` (in the same class) the best one stays; `iou` 1 keeps
     them all.
     """
-    if iou >= 1 or len(boxes) < 2:
+    sized = boxes.T.copy()
+    sized[2:] -= sized[:2]
+    return suppress_sized(sized, scores, classes, iou=iou, class_aware=class_aware)
+
+
+def suppress_sized(
+    sized: Array, scores: Array, classes: Array, *, iou: float, class_aware: bool = True
+) -> Array:
+    """The same of boxes that are given as x1, y1, width, height: [4, N]."""
+    if iou >= 1 or len(scores) < 2:
         return np.argsort(-scores, kind="stable")
     import cv2
 
-    # The library takes x, y, w, h, and tells classes apart by moving them by the largest
-    # coordinate, which is right only for coordinates that are not negative.
-    lowest = np.minimum.reduce(boxes, axis=None)
-    moved = boxes - lowest if lowest < 0 else boxes.copy()
-    np.subtract(moved[:, 2:], moved[:, :2], out=moved[:, 2:])
-    corner_size = moved.tolist()
-    if class_aware:
-        keep = cv2.dnn.NMSBoxesBatched(
-            corner_size, scores.tolist(), classes.tolist(), 0.0, iou
-        )  # its own threshold drops what is equal to it
-    else:
-        keep = cv2.dnn.NMSBoxes(corner_size, scores.tolist(), 0.0, iou)
-    return np.asarray(keep, np.int64).reshape(-1)
+    if not class_aware:
+        return np.asarray(cv2.dnn.NMSBoxes(sized.T.tolist(), scores.tolist(), 0.0, iou))
+    # The library tells classes apart by moving them by the largest coordinate, which is right only
+    # for coordinates that are not negative.
+    lowest = np.minimum.reduce(sized, axis=None)
+    if lowest < 0:
+        sized = sized.copy()
+        sized[:2] -= lowest
+    keep = cv2.dnn.NMSBoxesBatched(
+        sized.T.tolist(), scores.tolist(), classes.tolist(), 0.0, iou
+    )  # its own threshold drops what is equal to it
+    return np.asarray(keep)
 
 
 def detections(
     geometry: Geometry, boxes: Array, scores: Array, classes: Array, labels: tuple[str, ...]
 ) -> Detections:
-    """Boxes xyxy in input pixels -> Detections in source pixels."""
+    """Boxes xyxy in input pixels -> Detections in source pixels.
+
+    Scores and classes are taken as they are where they are float32 and int64: they must not lie in
+    an output.
+    """
     return Detections(
         geometry.to_source(boxes),
-        scores.astype(np.float32),
-        classes.astype(np.int64),
+        scores.astype(np.float32, copy=False),
+        classes.astype(np.int64, copy=False),
         labels,
     )

@@ -65,26 +65,20 @@ class LtrbGrid:
         if geometry is None:
             raise FrameError("detections need a picture, not a window of samples")
         scores = raw[self._params.scores][0]
-        best = scores.max(axis=1)
-        if not np.isfinite(best).all():
-            raise FrameError("the model's output is not finite")
-        (cells,) = np.nonzero(best >= self._min_score)
-        if len(cells) > self._params.max_candidates:
-            order = np.argsort(-best[cells], kind="stable")[: self._params.max_candidates]
-            cells = cells[order]
+        best = candidates.finite(np.maximum.reduce(scores, axis=1))
+        (cells,) = (best >= self._min_score).nonzero()
+        cells = candidates.best_rows(best, cells, self._params.max_candidates)
         if not len(cells):
             return Detections.empty(self._labels)
         distances = candidates.finite(raw[self._params.boxes][0][cells])
         boxes = candidates.around(self._centres[cells], distances)
         boxes = (boxes * self._params.stride).astype(np.float32)
-        classes = scores[cells].argmax(axis=1)
+        classes, best = scores[cells].argmax(axis=1), best[cells]
         keep = candidates.suppress(
             boxes,
-            best[cells],
+            best,
             classes,
             iou=self._params.nms_iou,
             class_aware=self._params.class_aware_nms,
         )
-        return candidates.detections(
-            geometry, boxes[keep], best[cells][keep], classes[keep], self._labels
-        )
+        return candidates.detections(geometry, boxes[keep], best[keep], classes[keep], self._labels)

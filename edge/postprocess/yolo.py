@@ -20,6 +20,7 @@ from edge.types import Array, Detections, Geometry
 
 _LARGEST = np.float32(20)
 """A box of e^20 cells is larger than any picture; more would overflow."""
+_HALF = np.float32(0.5)
 
 
 class TableParams(
@@ -217,36 +218,45 @@ class Yolov5:
         table = self._output.stored(raw)[0]
         if self._params.channels == "first":
             table = table.T
-        rows, boxes, scores, classes = self._best(table)
-        boxes = self._corners(boxes, rows)
-        keep = candidates.suppress(
-            boxes,
-            scores,
+        rows, found, classes = self._best(table)
+        sized = self._sized(found[:4], rows)
+        keep = candidates.suppress_sized(
+            sized,
+            found[4],
             classes,
             iou=self._params.nms_iou,
             class_aware=self._params.class_aware_nms,
         )
-        return candidates.detections(placed, boxes[keep], scores[keep], classes[keep], self._labels)
+        boxes = sized.take(keep, axis=1)
+        boxes[2:] += boxes[:2]
+        return candidates.detections(
+            placed, boxes.T, found[4].take(keep), classes.take(keep), self._labels
+        )
 
     def _count(self, params: Params, variant: Variant) -> int | None:
         """How many candidates there must be, where that can be told."""
         return None
 
-    def _best(self, table: Array) -> tuple[Array, Array, Array, Array]:
-        """Rows, raw boxes, scores and classes of the candidates that reach the threshold."""
+    def _best(self, table: Array) -> tuple[Array, Array, Array]:
+        """The candidates that reach the threshold: their rows [n], x, y, w, h and score [5, n], and
+        classes [n]. Columns become rows, since arithmetic on [2, n] costs less than on [n, 2]."""
         # A class score is at most 1, so that objectness alone drops nearly everything. What is
         # not a number is not below the threshold either: its row stays, and is refused.
         (rows,) = (~(self._output.real(table[:, 4]) < self._min_score)).nonzero()
-        values = candidates.finite(self._output.real(table[rows]))
-        scores = values[:, 4]  # of the copy
-        scores *= np.maximum.reduce(values[:, 5:], axis=1)
-        (kept,) = (scores >= self._min_score).nonzero()
-        kept = candidates.best_rows(scores, kept, self._params.max_candidates)
-        values = values[kept]
-        return rows[kept], values[:, :4], values[:, 4], values[:, 5:].argmax(axis=1)
+        values = self._output.real(table[rows])
+        classes = values[:, 5:].argmax(axis=1)
+        found = values.T[:5].copy()
+        found[4] *= values.ravel().take(classes + np.arange(5, values.size, values.shape[1]))
+        candidates.finite(found)
+        (kept,) = (found[4] >= self._min_score).nonzero()
+        kept = candidates.best_rows(found[4], kept, self._params.max_candidates)
+        return rows.take(kept), found.take(kept, axis=1), classes.take(kept)
 
-    def _corners(self, boxes: Array, rows: Array) -> Array:
-        return candidates.corners(boxes * self._scale, "cxcywh")
+    def _sized(self, boxes: Array, rows: Array) -> Array:
+        """Raw boxes [4, n] of these rows -> x1, y1, width, height in input pixels."""
+        boxes *= self._scale[:, None]
+        boxes[:2] -= boxes[2:] * _HALF
+        return boxes
 
 
 class Yolox(Yolov5):
@@ -269,19 +279,15 @@ class Yolox(Yolov5):
         strides = params.strides if isinstance(params, Yolox.Params) else ()
         size = candidates.picture_size(variant)
         cells, lengths = candidates.cells(size, strides, offset=0)
-        self._grid = np.stack([*cells.T, lengths, lengths / 2])
+        self._grid = np.stack([*cells.T, lengths])
         return len(cells)
 
-    def _corners(self, boxes: Array, rows: Array) -> Array:
-        # Columns become rows: arithmetic on [2, n] costs less than on [n, 2].
-        raw, grid = boxes.T.copy(), self._grid[:, rows]
-        centres, half = raw[:2], raw[2:]
-        centres *= grid[2]
-        centres += grid[:2]
-        np.minimum(half, _LARGEST, out=half)
-        np.exp(half, out=half)
-        half *= grid[3]
-        whole = np.empty_like(raw)
-        np.subtract(centres, half, out=whole[:2])
-        np.add(centres, half, out=whole[2:])
-        return whole.T
+    def _sized(self, boxes: Array, rows: Array) -> Array:
+        corner, size, grid = boxes[:2], boxes[2:], self._grid.take(rows, axis=1)
+        np.minimum(size, _LARGEST, out=size)
+        np.exp(size, out=size)
+        size *= grid[2]
+        corner *= grid[2]
+        corner += grid[:2]
+        corner -= size * _HALF
+        return boxes
