@@ -96,7 +96,10 @@ class Filter:
         a segmentation that shows a wanted class; what has neither passes."""
         config = self._config
         if isinstance(outcome, Detections):
-            kept = outcome[self._wanted[outcome.classes] & (outcome.scores >= config.min_score)]
+            kept = outcome
+            if config.classes or config.min_score > 0:
+                wanted = self._wanted[outcome.classes]
+                kept = outcome[wanted & (outcome.scores >= config.min_score)]
             return kept if len(kept) or config.report_empty else None
         if isinstance(outcome, Classification):
             passes = self._wanted[outcome.index] and outcome.score >= config.min_score

@@ -149,17 +149,20 @@ class Detections:
 
     def __getitem__(self, index: Array | slice) -> Detections:
         """A subset: a boolean mask [N], an array of indices or a slice."""
-        chosen = np.arange(len(self))[index]
+        attributes: tuple[Attribute, ...] = ()
+        if self.attributes:
+            chosen = np.arange(len(self))[index]
+            attributes = tuple(
+                Attribute(one.name, tuple(one.labels[i] for i in chosen), one.scores[index])
+                for one in self.attributes
+            )
         return Detections(
             self.boxes[index],
             self.scores[index],
             self.classes[index],
             self.labels,
             ids=None if self.ids is None else self.ids[index],
-            attributes=tuple(
-                Attribute(one.name, tuple(one.labels[i] for i in chosen), one.scores[index])
-                for one in self.attributes
-            ),
+            attributes=attributes,
         )
 
     @property

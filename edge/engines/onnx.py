@@ -12,7 +12,7 @@ import numpy as np
 
 from edge import accelerators
 from edge.accelerators import CPU, Options
-from edge.engines import kept
+from edge.engines.kept import Outputs
 from edge.errors import EngineError
 from edge.types import Array, TensorSpec
 from edge.wire import Placement
@@ -91,6 +91,7 @@ class OnnxEngine:
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
+        self._kept = Outputs(self.outputs, engine="onnx")
         self._input_names = [spec.name for spec in self.inputs]
         self._bindings: dict[Any, Any] = {}
 
@@ -132,7 +133,7 @@ class OnnxEngine:
         self, key: tuple[int, ...], inputs: Mapping[str, Array], into: Mapping[str, Array]
     ) -> Any:
         """A binding of these very arrays; None where they cannot be bound."""
-        kept.check(self.outputs, into, engine="onnx")
+        self._kept.check(into)
         if not key or not self._can_bind(inputs, into):
             return None
         binding = self._bindings[key] = self._bind(inputs, into)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edge.accelerators import CPU, OpenVinoOptions, Options
-from edge.engines import kept
+from edge.engines.kept import Outputs
 from edge.errors import EngineError
 from edge.types import Array, TensorSpec
 from edge.wire import Placement
@@ -73,6 +73,7 @@ class OpenVinoEngine:
         place = "+".join(device.partition(".")[0].lower() for device in devices)
         self.name = f"openvino:{place or 'unknown'}"
         self.version = version()
+        self._kept = Outputs(self.outputs, engine="openvino")
         self.placement = Placement(
             nodes={"openvino": kinds.total()} if len(devices) == 1 and kinds else {}
         )
@@ -95,7 +96,7 @@ class OpenVinoEngine:
                     f"openvino: inference failed: {spec} was given {value.dtype}{value.shape}"
                 )
         if into:
-            kept.check(self.outputs, into, engine="openvino")
+            self._kept.check(into)
         try:
             request.infer(inputs, share_inputs=True)
             outputs = {}

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edge.accelerators import CPU, DelegateOptions, EdgeTpuOptions, Options
-from edge.engines import kept
+from edge.engines.kept import Outputs
 from edge.errors import EngineError
 from edge.types import Array, Quantization, TensorSpec
 from edge.wire import Placement
@@ -66,6 +66,7 @@ class TfliteEngine:
         self.outputs = tuple(
             _spec(name, detail, output=True) for name, detail in self._outputs.items()
         )
+        self._kept = Outputs(self.outputs, engine=runtime)
 
     def run(
         self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
@@ -79,7 +80,7 @@ class TfliteEngine:
                 f" {', '.join(self._inputs)}"
             )
         if into:
-            kept.check(self.outputs, into, engine=self._runtime)
+            self._kept.check(into)
         try:
             for name, value in inputs.items():
                 interpreter.set_tensor(self._inputs[name]["index"], value)

@@ -14,7 +14,7 @@ from edge import seams
 from edge.accelerators import TABLE
 from edge.bundle import Bundle
 from edge.engines import faults
-from edge.engines.kept import arrays_for
+from edge.engines.kept import Outputs, arrays_for
 from edge.errors import EngineError
 from edge.seams import Engine
 from edge.types import Array, TensorSpec
@@ -232,8 +232,9 @@ class TestTflite(EngineContract):
     version = "ai-edge-litert "
 
     def test_an_output_that_is_not_what_the_graph_said_is_fresh(self, engine: Engine) -> None:
-        engine.outputs = (TensorSpec(name="logits", shape=(1, 7)),)
-        kept = arrays_for(engine.outputs)
+        said = (TensorSpec(name="logits", shape=(1, 7)),)
+        engine._kept = Outputs(said, engine="litert")  # type: ignore[attr-defined]
+        kept = arrays_for(said)
         found = engine.run({"window": WINDOW}, kept)["logits"]
         assert found.shape == (1, 4) and not np.shares_memory(found, kept["logits"])
 
