@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import logging
 import os
 import weakref
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ from edge.engines.kept import Outputs
 from edge.errors import EngineError
 from edge.types import Array, TensorSpec
 from edge.wire import Placement
+
+log = logging.getLogger(__name__)
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -94,28 +97,42 @@ class OnnxEngine:
         self._kept = Outputs(self.outputs, engine="onnx")
         self._input_names = [spec.name for spec in self.inputs]
         self._bindings: dict[Any, Any] = {}
+        self._binds = self.name == f"onnx:{CPU}"
 
     def run(
         self, inputs: Mapping[str, Array], into: dict[str, Array] | None = None
     ) -> dict[str, Array]:
         """See seams.Engine."""
         try:
-            if into:
-                key = self._key(inputs, into)
-                binding = self._bindings.get(key) or self._bound(key, inputs, into)
-                if binding is not None:
-                    self._session.run_with_iobinding(binding)
-                    return into
+            if into and self._run_bound(inputs, into):
+                return into
             values = self._session.run(self._output_names, inputs)
         except EngineError:
             raise
         except Exception as error:
             raise EngineError(f"onnx: inference failed: {_one_line(error)}") from error
-        outputs = dict(zip(self._output_names, values, strict=True))
+        outputs = dict(zip(self._output_names, map(np.asarray, values), strict=True))
         for name, array in (into or {}).items():
-            np.copyto(array, outputs[name])
-            outputs[name] = array
+            if array.shape == outputs[name].shape:  # else it is not what the graph said
+                np.copyto(array, outputs[name])
+                outputs[name] = array
         return outputs
+
+    def _run_bound(self, inputs: Mapping[str, Array], into: dict[str, Array]) -> bool:
+        """Whether the runtime read the inputs, and wrote the outputs, where they lie."""
+        key = self._key(inputs, into)
+        binding = self._bindings.get(key) or self._bound(key, inputs, into)
+        if binding is None:
+            return False
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            # It may be an output that is not what the graph said: a plain run tells.
+            log.warning("onnx: outputs are no longer bound: %s", _one_line(error))
+            self._binds = False
+            self._bindings.clear()
+            return False
+        return True
 
     def _key(self, inputs: Mapping[str, Array], into: Mapping[str, Array]) -> tuple[int, ...]:
         """These very arrays, each in its place; () where one is missing or too many."""
@@ -144,7 +161,7 @@ class OnnxEngine:
 
     def _can_bind(self, inputs: Mapping[str, Array], into: Mapping[str, Array]) -> bool:
         return (
-            self.name == "onnx:cpu"
+            self._binds
             and all(_lies_right(inputs[spec.name], spec) for spec in self.inputs)
             and all(array.flags.c_contiguous for array in into.values())
         )

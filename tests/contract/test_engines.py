@@ -27,6 +27,11 @@ OPEN = (
     "Eg8KDQgHEgkKAggBCgMSAW5iDwoBeRIKCggIARIECgIIBEIECgAQDQ=="
 )
 """ONNX: places = NonZero(x), y = -x, of x [4]."""
+LYING = (
+    "CAg6RAoUCgF4EgZwbGFjZXMiB05vblplcm8SAWdaDwoBeBIKCggIARIECgIIBGIYCgZwbGFjZXMSDgoMCAcSCAoC"
+    "CAEKAggCQgQKABAN"
+)
+"""ONNX: places = NonZero(x) of x [4], said to be [1, 2]."""
 
 
 class EngineContract:
@@ -223,6 +228,15 @@ class TestOnnx(EngineContract):
         assert kept["y"].tolist() == [0, 0, 0, -5]
         with pytest.raises(EngineError, match=r"places int64\[1, -1\] cannot be written into"):
             engine.run({"x": np.zeros(4, np.float32)}, {"places": np.zeros((1, 3), np.int64)})
+
+    def test_an_output_that_is_not_what_the_graph_said_is_fresh(self) -> None:
+        engine = self.build(base64.b64decode(LYING))
+        kept = arrays_for(engine.outputs)
+        assert kept["places"].shape == (1, 2)
+        for x, places in (([1, 0, 3, 4], [0, 2, 3]), ([0, 2, 2, 0], [1, 2])):
+            found = engine.run({"x": np.array(x, np.float32)}, kept)["places"]
+            assert found.tolist() == [places]
+            assert (found is kept["places"]) == (len(places) == 2)
 
 
 class TestTflite(EngineContract):
