@@ -46,8 +46,8 @@ class Model:
         self._shared = hosts is not None
         self.bundle = bundle
         self.manifest = bundle.manifest
-        if isinstance(self.manifest.preprocess, ImagePreprocess):
-            # While the engine is proved, for which Python's lock is let go.
+        if self._shared and isinstance(self.manifest.preprocess, ImagePreprocess):
+            # Of an agent: while the engine is proved, for which Python's lock is let go.
             threading.Thread(target=_import_opencv, name="import", daemon=True).start()
         self.variant, self._host, self.fallback = choose(
             bundle,
