@@ -6,7 +6,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edge import golden, seams
@@ -33,8 +33,8 @@ class Finding:
 
 
 def try_everything(config: Config, *, source_s: float = SOURCE_S) -> Iterator[Finding]:
-    """Findings one by one: bundle, engine with golden cases and source of each pipeline; sinks;
-    the state directory."""
+    """Findings one by one: bundle, engine with golden cases, source and sensors of each pipeline;
+    sinks; the state directory."""
     hosts = Hosts(
         Guard(
             Path(config.device.state_dir),
@@ -65,7 +65,15 @@ def _try_pipeline(config: PipelineConfig, hosts: Hosts, source_s: float) -> Iter
         yield _try(f"{name}: model", lambda: _golden(model))
         for stage in pipeline.stages:
             yield _try(f"{name}: stage {stage.name}", lambda stage=stage: _golden(stage.model))
-        yield _try(f"{name}: source", lambda: _first_frame(pipeline, source_s))
+        yield _try(
+            f"{name}: source",
+            lambda: _first_frame(pipeline.source, lambda frame: _usable(pipeline, frame), source_s),
+        )
+        for sensor in pipeline.companions:
+            yield _try(
+                f"{name}: sensor {sensor.name}",
+                lambda sensor=sensor: _first_frame(sensor.source, sensor.said, source_s),
+            )
 
 
 def _try(what: str, action: object) -> Finding:
@@ -90,10 +98,9 @@ def _golden(model: Model) -> str:
     )
 
 
-def _first_frame(pipeline: Pipeline, source_s: float) -> str:
-    """Read one frame that the model can use. A source stuck in a native call is left behind after
-    the deadline."""
-    source = pipeline.source
+def _first_frame(source: seams.Source, look: Callable[[Frame], str], source_s: float) -> str:
+    """Read one frame, and what `look` says of it. A source stuck in a native call is left behind
+    after the deadline."""
     outcome: list[str | EdgeError] = []
 
     def read() -> None:
@@ -110,8 +117,10 @@ def _first_frame(pipeline: Pipeline, source_s: float) -> str:
                 outcome.append(error)
                 return
             if frame is not None:
-                shape = "x".join(map(str, frame.data.shape))
-                outcome.append(_usable(pipeline, frame, f"gives {frame.data.dtype} {shape}"))
+                try:
+                    outcome.append(look(frame))
+                except EdgeError as error:
+                    outcome.append(error)
                 return
             if source.state.state == "lost":
                 outcome.append(SourceError(source.state.detail))
@@ -133,13 +142,12 @@ def _first_frame(pipeline: Pipeline, source_s: float) -> str:
     return outcome[0]
 
 
-def _usable(pipeline: Pipeline, frame: Frame, what: str) -> str | EdgeError:
+def _usable(pipeline: Pipeline, frame: Frame) -> str:
+    what = f"gives {frame.data.dtype} {'x'.join(map(str, frame.data.shape))}"
     try:
         pipeline.model.predict(frame.data)
     except FrameError as error:
-        return SourceError(f"{what}, which the model cannot use: {error}")
-    except EdgeError as error:
-        return error
+        raise SourceError(f"{what}, which the model cannot use: {error}") from error
     return what
 
 

@@ -22,7 +22,7 @@ from edge.errors import ConfigError
 from edge.motion import MotionConfig
 from edge.presence import Point
 from edge.toml_reader import TomlReader, at, read_toml
-from edge.wire import MAX_BATCH_EVENTS
+from edge.wire import AGE, MAX_BATCH_EVENTS
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -91,6 +91,15 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     options: Any
 
 
+class SensorConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """[[pipeline.sensor]]: a live source of samples beside the pipeline's own. Its latest sample
+    accompanies every event of the pipeline, under its `name`."""
+
+    name: str
+    type: str
+    options: Any
+
+
 class StageConfig(msgspec.Struct, frozen=True, kw_only=True):
     """[[pipeline.stage]]: a second bundle looks at the boxes of the first one.
 
@@ -128,6 +137,7 @@ class PipelineConfig(msgspec.Struct, frozen=True, kw_only=True):
     source: AdapterConfig
     rules: tuple[AdapterConfig, ...] | None = None
     stages: tuple[StageConfig, ...] = ()
+    sensors: tuple[SensorConfig, ...] = ()
     motion: MotionConfig | None = None
     zones: dict[str, tuple[Point, ...]] = {}
     gap_s: _NotNegative = 0.0
@@ -269,17 +279,20 @@ class _Reader(TomlReader):
             zones = self.table(table, "zones", key)
             rules = [self.adapter("rules", _with_zone(rule, zones), place) for rule, place in items]
         stages = [self._stage(*item) for item in self.array(table, "stage", key)]
+        sensors = [self._sensor(*item) for item in self.array(table, "sensor", key)]
+        self.refuse_twins(at(key, "sensor"), [sensor.name for sensor in sensors if sensor])
         motion = None
         if "motion" in table:
             where = at(key, "motion")
             motion = self.struct(MotionConfig, self.table(table, "motion", key), where)
         options = self._accelerator_options(table, key)
-        for name in ("source", "rule", "stage", "motion"):
+        for name in ("source", "rule", "stage", "sensor", "motion"):
             table.pop(name, None)
         given = {
             "source": source or AdapterConfig(type="", options=None),
             "rules": None,
             "stages": tuple(stage for stage in stages if stage),
+            "sensors": tuple(sensor for sensor in sensors if sensor),
             "motion": motion,
             "accelerator_options": options,
         }
@@ -318,6 +331,23 @@ class _Reader(TomlReader):
             )
             return None
         return self.struct(row.options, given, at(key, "accelerator_options"))
+
+    def _sensor(self, table: dict[str, Any], key: str) -> SensorConfig | None:
+        table = dict(table)
+        name = table.pop("name", table.get("type"))
+        self.check_name(name, at(key, "name"))
+        adapter = self.adapter("sources", table, key)
+        if adapter is None or not isinstance(name, str):
+            return None
+        channels = getattr(adapter.options, "channels", None)
+        if channels is None:
+            self.problem(at(key, "type"), f"{adapter.type} gives no samples of a sensor")
+        elif not channels or AGE in channels:
+            self.problem(at(key, "channels"), f"must name what the sensor gives, and not {AGE}")
+        for part in ("length", "hop", "window_s", "hop_s"):
+            if part in table:
+                self.problem(at(key, part), "it is the latest sample that is taken, not a window")
+        return SensorConfig(name=name, type=adapter.type, options=adapter.options)
 
     def _stage(self, table: Mapping[str, Any], key: str) -> StageConfig | None:
         stage: StageConfig | None = self.struct(StageConfig, table, key)

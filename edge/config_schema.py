@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,21 +18,26 @@ def json_schema() -> dict[str, Any]:
 
     shared: dict[str, Any] = {}
 
-    def adapters(seam: str, *, extra: Mapping[str, Any]) -> dict[str, Any]:
+    def adapters(
+        seam: str, *, extra: Mapping[str, Any], having: str = "", without: Sequence[str] = ()
+    ) -> dict[str, Any]:
         choices = []
         for name in seams.names(seam):
+            if having and having not in seams.find(seam, name).Config.__struct_fields__:
+                continue
             schema = msgspec.json.schema(
                 seams.find(seam, name).Config, schema_hook=lambda _: {"type": "string"}
             )
             defined = schema.get("$defs", {})
             body = defined.pop(schema.get("$ref", "").rpartition("/")[2], schema)
             shared.update(defined)  # tables inside of the adapter's own
+            own = {key: of for key, of in body.get("properties", {}).items() if key not in without}
             choices.append(
                 {
                     "type": "object",
                     "title": name,
                     "description": body.get("description", ""),
-                    "properties": {"type": {"const": name}, **extra, **body.get("properties", {})},
+                    "properties": {"type": {"const": name}, **extra, **own},
                     "required": ["type", *body.get("required", [])],
                     "additionalProperties": False,
                 }
@@ -42,7 +47,7 @@ def json_schema() -> dict[str, Any]:
     def table(struct: type[msgspec.Struct], **replaced: Any) -> dict[str, Any]:
         schema = msgspec.json.schema(struct, schema_hook=lambda _: {})
         body = schema["$defs"][struct.__name__]
-        for key in ("source", "rules", "stages", "options"):
+        for key in ("source", "rules", "stages", "sensors", "options"):
             body["properties"].pop(key, None)
         body["properties"].update(replaced)
         body["required"] = [*(k for k in body.get("required", []) if k in body["properties"])]
@@ -56,6 +61,15 @@ def json_schema() -> dict[str, Any]:
         rule={"type": "array", "items": adapters("rules", extra={})},
         accelerator_options={"anyOf": _accelerator_schemas()},
         stage={"type": "array", "items": table(StageConfig)},
+        sensor={
+            "type": "array",
+            "items": adapters(
+                "sources",
+                extra={"name": name},
+                having="channels",
+                without=("length", "hop", "window_s", "hop_s"),
+            ),
+        },
         motion=table(MotionConfig),
     )
     return {

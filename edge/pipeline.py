@@ -17,10 +17,11 @@ from typing import Any, Self
 
 import msgspec
 
+from edge import companions, seams
 from edge import config as configuration
-from edge import seams
 from edge.bundle import Bundle
 from edge.clock import Clock
+from edge.companions import Companion, context_of
 from edge.config import AdapterConfig, PipelineConfig
 from edge.engines.host import Hosts
 from edge.errors import ConfigError, EdgeError, FrameError, SourceError
@@ -86,7 +87,7 @@ class Pipeline:
         **options: Any,
     ) -> None:
         """`source` and `rules` are tables as in edge.toml; `options` are the other keys of
-        [[pipeline]] (variant, threads, max_fps, min_score, roi, rotate)."""
+        [[pipeline]] (variant, threads, max_fps, min_score, roi, rotate, sensor)."""
         document = {"name": name, "source": dict(source), "bundle": "", **options}
         if rules is not None:
             document["rule"] = [dict(rule) for rule in rules]
@@ -123,6 +124,7 @@ class Pipeline:
         self.source: seams.Source = seams.find("sources", config.source.type)(
             config.source.options, name=config.name, preprocess=manifest.preprocess
         )
+        self.companions = [Companion(sensor, pipeline=self.name) for sensor in config.sensors]
         self._own_hosts = Hosts() if hosts is None else None
         hosts = self._own_hosts if hosts is None else hosts
         self.model = Model(
@@ -227,6 +229,7 @@ class Pipeline:
             source=SourceRef(name=frame.source, frame=frame.number),
             model=self.model.ref,
             engine=self.model.engine,
+            context=context_of(self.companions, frame.mono_ns) or msgspec.UNSET,
             data=msgspec.Raw(msgspec.json.encode(payload)),
         )
 
@@ -250,6 +253,8 @@ class Pipeline:
                 target=self._read, name=f"source-{self.name}", daemon=True
             )
             self._reader.start()
+            for companion in self.companions:
+                companion.start()
 
     def _read(self) -> None:
         bad_in_a_row = 0
@@ -319,6 +324,7 @@ class Pipeline:
             source=source,
             placement=self.model.placement,
             fallback=self.model.fallback,
+            sensors={companion.name: companion.state for companion in self.companions},
         )
 
     @property
@@ -336,6 +342,7 @@ class Pipeline:
             state_resets=stats.state_resets,
             received=self._received,
             source=dict(getattr(self.source, "counts", {})),
+            sensors={companion.name: companion.counts for companion in self.companions},
         )
 
     def close(self) -> None:
@@ -343,6 +350,7 @@ class Pipeline:
         self._stop.set()
         if self._reader is not None:
             self._reader.join(2.0)
+        companions.close(self.companions)
         self._close_models()
 
     def __enter__(self) -> Self:

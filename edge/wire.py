@@ -125,10 +125,17 @@ PAYLOADS: dict[str, type[Payload]] = {
 _KINDS = {payload: kind for kind, payload in PAYLOADS.items()}
 
 
+Context = dict[str, dict[str, float]]
+"""The latest sample of each sensor beside a pipeline, by channel, and its age."""
+AGE = "age_s"
+"""How many seconds a sample is older than the frame; below 0 when it came later."""
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """What is reported and kept. (device, epoch, seq) is unique for ever.
 
-    All three are given by the outbox inside its commit; before that they are empty.
+    All three are given by the outbox inside its commit; before that they are empty. `context` is
+    there where a pipeline has sensors beside its source.
     """
 
     v: int = VERSION
@@ -141,6 +148,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     source: SourceRef | None = None
     model: ModelRef | None = None
     engine: str | None = None
+    context: Context | msgspec.UnsetType = msgspec.UNSET
     data: msgspec.Raw
 
     @property
@@ -206,7 +214,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class PipelineState(msgspec.Struct, frozen=True, kw_only=True):
     """What a pipeline runs: model, variant, engine in use and where it runs, and its source.
 
-    `fallback` says why it is not the engine that was asked for; empty when it is.
+    `fallback` says why it is not the engine that was asked for; empty when it is. `sensors` are
+    those beside the source.
     """
 
     model: ModelRef
@@ -214,6 +223,7 @@ class PipelineState(msgspec.Struct, frozen=True, kw_only=True):
     source: SourceState
     placement: Placement = Placement()
     fallback: str = ""
+    sensors: dict[str, SourceState] = {}
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -260,6 +270,7 @@ class PipelineTelemetry(msgspec.Struct, frozen=True, kw_only=True):
     state_resets: int = 0
     received: int = 0
     source: dict[str, int] = {}
+    sensors: dict[str, dict[str, int]] = {}
 
 
 class EngineTelemetry(msgspec.Struct, frozen=True, kw_only=True):

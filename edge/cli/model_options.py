@@ -17,6 +17,7 @@ from edge.recognize import NORMALISATIONS, Hints, Recognition
 from edge.toml_reader import NAME_PATTERN
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+_SOUNDS = {".wav", ".flac", ".ogg"}
 _VIDEOS = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".ts", ".m4v", ".mpg", ".mpeg"}
 _MAX_LABELS_BYTES = 4 << 20
 
@@ -119,6 +120,8 @@ def source_of(text: str) -> dict[str, Any]:
         return {"type": "csv", "path": text}
     if ending in (".jsonl", ".ndjson"):
         return {"type": "jsonl", "path": text}
+    if ending in _SOUNDS:
+        return {"type": "wav", "path": text}
     if text.isdecimal():
         return {"type": "camera", "url": int(text)}
     if re.match(r"[a-z][a-z0-9+.-]*://", text) or text.startswith("/dev/"):
@@ -129,8 +132,8 @@ def source_of(text: str) -> dict[str, Any]:
         return {"type": "video", "path": text}
     raise ConfigError(
         f"--source {text}: neither an address (rtsp://…), a device (/dev/video0 or its number), a"
-        " video, a picture, a folder of pictures, nor samples (.csv, .jsonl, or - for CSV from"
-        " standard input)"
+        " video, a picture, a folder of pictures, a sound, nor samples (.csv, .jsonl, or - for CSV"
+        " from standard input)"
     )
 
 

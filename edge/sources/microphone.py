@@ -82,9 +82,13 @@ class _Capture:
                     dtype="float32",
                     blocksize=self._count,
                 )
-                self._stream.start()
             except (sound.PortAudioError, ValueError, OSError) as error:
                 raise Lost(f"cannot be opened: {_first_line(error)}") from error
+            try:
+                self._stream.start()
+            except sound.PortAudioError as error:
+                self._stream.close(ignore_errors=True)
+                raise Lost(f"cannot be started: {_first_line(error)}") from error
             _streams.add(id(self))
 
     def read(self, timeout_s: float) -> _Block | None:

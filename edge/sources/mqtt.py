@@ -133,7 +133,7 @@ class _Subscription:
         if len(payload) > MAX_LINE_BYTES:
             raise FrameError(f"a message of {len(payload)} bytes; {MAX_LINE_BYTES} are allowed")
         sample = self._parser.sample(text(payload))
-        return sample and sample._replace(follows=follows)
+        return None if sample is None else sample._replace(follows=follows)
 
     def close(self) -> None:
         self._connection.close()

@@ -78,12 +78,12 @@ class _Samples:
         self, config: LinesConfig, *, name: str, preprocess: Preprocess | None = None
     ) -> None:
         windows = plan(config, preprocess, name=name)
-        if windows.rate_hz and not config.time and config.path != _STDIN:
+        if windows.on_grid and not config.time and config.path != _STDIN:
             raise ConfigError(
                 f"source {name}: rate_hz needs `time`, which says when a sample was taken"
             )
         self._path = config.path
-        self._arrival = bool(windows.rate_hz) and not config.time
+        self._arrival = windows.on_grid and not config.time
         self._name = name
         self._lines: _Lines | None = None
         self._records = self._reads(windows.channels, config.time, UNITS[config.time_unit])

@@ -100,7 +100,7 @@ class SampleSource(LiveSource[Sample]):
 
     def __init__(self, plan: Plan, *, name: str, shown: str, stale_s: float) -> None:
         super().__init__(plan, name=name, shown=shown, stale_s=stale_s)
-        self._by_arrival = plan.rate_hz > 0 or plan.max_gap_s > 0
+        self._by_arrival = plan.on_grid or plan.max_gap_s > 0
         self._came_s = 0.0
 
     def _add(self, taken: Taken[Sample]) -> None:

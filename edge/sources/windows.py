@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from typing import Literal
 
 import msgspec
@@ -20,6 +21,7 @@ from edge.types import Array
 _SET_BACK_S = 1.0
 _ON_THE_GRID = 1e-6  # of a step: a sample that lies there but for its rounding
 _MAX_VALUES = 1 << 24
+_LEAST_GAP = 4  # steps of the grid: no sensor keeps its step exactly
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
@@ -30,8 +32,8 @@ class WindowConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     With `rate_hz` the samples are put on a regular grid of time by linear interpolation, and the
     window may be given as `window_s` and `hop_s`. Where nothing came for more than `max_gap_s` (0:
-    for longer than a window lasts on the grid; otherwise however long it was), the window starts
-    anew.
+    on a grid for longer than a window and than four steps; otherwise however long it was), the
+    window starts anew.
     """
 
     channels: tuple[str, ...] = ()
@@ -64,12 +66,13 @@ class TimedConfig(WindowConfig, frozen=True, kw_only=True):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Which windows to make: see `WindowConfig`. `rate_hz` 0: by count."""
+    """Which windows to make: see `WindowConfig`. By count, or `on_grid` of `rate_hz`."""
 
     channels: tuple[str, ...]
     length: int
     hop: int
     rate_hz: float = 0.0
+    on_grid: bool = False
     max_gap_s: float = 0.0
 
 
@@ -78,8 +81,8 @@ def plan(
 ) -> Plan:
     """The windows of source `name`: its configuration, completed from the bundle.
 
-    With `rated` the bundle's rate counts where the configuration has none. ConfigError when
-    something is in neither.
+    With `rated` the source is asked at the rate, which is the bundle's where the configuration has
+    none; then single samples are in step by themselves. ConfigError when something is in neither.
     """
     given = preprocess if isinstance(preprocess, WindowPreprocess) else None
     rate_hz = config.rate_hz or (given.rate_hz if given and rated else 0.0)
@@ -92,12 +95,20 @@ def plan(
     hop = config.hop or round(config.hop_s * rate_hz) or (given.hop if given else 0)
     if not (channels and length and hop):
         raise ConfigError(f"source {name}: channels, length and hop are needed for this bundle")
-    gap_s = config.max_gap_s or (length / rate_hz if rate_hz else 0.0)
+    on_grid = rate_hz > 0 and not (rated and length == hop == 1)
+    gap_s = config.max_gap_s or (max(length, _LEAST_GAP) / rate_hz if on_grid else 0.0)
     if max(length, gap_s * rate_hz) * len(channels) > _MAX_VALUES:
         raise ConfigError(
             f"source {name}: a window or a gap of more than {_MAX_VALUES} values; make it shorter"
         )
-    return Plan(channels=channels, length=length, hop=hop, rate_hz=rate_hz, max_gap_s=gap_s)
+    return Plan(
+        channels=channels,
+        length=length,
+        hop=hop,
+        rate_hz=rate_hz,
+        on_grid=on_grid,
+        max_gap_s=gap_s,
+    )
 
 
 class Window:
@@ -181,7 +192,7 @@ class Windows:
         dropped. One that is earlier by much says that the clock was set: the window starts anew.
         FrameError when it holds something that is not finite.
         """
-        if not np.isfinite(values).all() or not np.isfinite(0.0 if time_s is None else time_s):
+        if not np.isfinite(values).all() or not (time_s is None or math.isfinite(time_s)):
             self.bad()
             raise FrameError("a value is not finite")
         self.counts["samples"] += 1
@@ -198,7 +209,7 @@ class Windows:
                 self.counts["gaps"] += 1
                 self.restart()
         self.counts["used"] += 1
-        if time_s is not None and self._plan.rate_hz:
+        if time_s is not None and self._plan.on_grid:
             self._window.put(self._on_grid(values, time_s))
         else:
             self._window.put(values[None])
@@ -232,10 +243,15 @@ class Windows:
             self._origin_s, self._step = time_s, 1
             return values[None]
         rate_hz = self._plan.rate_hz
-        end = int((time_s - self._origin_s) * rate_hz + _ON_THE_GRID) + 1
-        steps = np.arange(self._step, end)
-        self._step = max(self._step, end)
-        moments_s = self._origin_s + steps / rate_hz
-        part = ((moments_s - since_s) / (time_s - since_s)).clip(0.0, 1.0)[:, None]
-        between: Array = before * (1.0 - part) + values * part
-        return between.astype(np.float32)
+        first, end = self._step, int((time_s - self._origin_s) * rate_hz + _ON_THE_GRID) + 1
+        if end <= first:
+            return values[None][:0]
+        self._step = end
+        span_s = time_s - since_s
+        if end == first + 1:  # as a rule: numpy is slow at single numbers
+            part = (self._origin_s + first / rate_hz - since_s) / span_s
+            part = min(max(part, 0.0), 1.0)
+            return np.asarray(before * (1.0 - part) + values * part, np.float32)[None]
+        moments_s = self._origin_s + np.arange(first, end) / rate_hz
+        parts = ((moments_s - since_s) / span_s).clip(0.0, 1.0)[:, None]
+        return np.asarray(before * (1.0 - parts) + values * parts, np.float32)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from broker import Mosquitto, wait_until
 from devices import Cable, Line, ModbusServer, SoundCard
-from needs import ROOT, need_module
+from needs import ROOT, missing, need_module
 
 from edge.errors import ConfigError, FrameError
 from edge.seams import Source
@@ -87,7 +87,7 @@ class SensorContract(SourceContract):
         for _ in range(6):
             next_frame(source)
         found = counts(source)
-        assert found["used"] >= 14
+        assert found["used"] >= 6, "what is missing on a grid is put in between"
         assert found["samples"] == sum(found[key] for key in ("used", "late", "duplicate", "bad"))
 
 
@@ -95,9 +95,9 @@ def lost_and_back(source: Source, lose: Callable[[], None], restore: Callable[[]
     last = next_frame(source)
     lose()
     deadline = time.monotonic() + 20
-    while source.state.state != "lost":
+    while (frame := source.read(0.05)) is not None or source.state.state != "lost":
         assert time.monotonic() < deadline
-        last = source.read(0.05) or last
+        last = frame or last
     restore()
     frame = next_frame(source)
     assert source.state.state == "running"
@@ -271,6 +271,17 @@ class TestMqtt(SensorContract):
         source = self.build(tmp_path, time="t", rate_hz=20.0)
         frame = next_frame(source)
         np.testing.assert_allclose(np.diff(frame.data[:, 0]), 0.5, atol=1e-4)
+        source.close()
+
+    def test_a_broker_that_hangs_is_lost_where_silence_counts(self, tmp_path: Path) -> None:
+        source = self.build(tmp_path, stale_s=0.5, connect_timeout_s=0.5)
+        process = self.server._process
+        assert process is not None
+        lost_and_back(
+            source,
+            lambda: process.send_signal(signal.SIGSTOP),
+            lambda: process.send_signal(signal.SIGCONT),
+        )
         source.close()
 
 
@@ -547,9 +558,9 @@ class TestMicrophone(SensorContract):
     @pytest.fixture(autouse=True)
     def card(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         need_module("sounddevice")
-        if not Path("/usr/share/alsa/alsa.conf").exists():
-            from needs import missing
-
+        try:
+            import sounddevice  # noqa: F401 - whether PortAudio is there
+        except OSError:
             missing("libportaudio2 is not installed")
         self.device = SoundCard(tmp_path)
         monkeypatch.setenv("ALSA_CONFIG_PATH", str(self.device.config))

@@ -150,3 +150,15 @@ def test_a_pipeline_carries_it_and_starts_anew_after_a_hole(bundle: Bundle, tmp_
     assert (resets["whole"], resets["hole"]) == (0, 1)
     rest = audio[WINDOW * 12 + CONTEXT :]
     assert said["hole"][12:] == pytest.approx(plain_loop(rest), abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "speaks"), [("no", True), ("silence", False)])
+def test_the_file_itself_can_be_the_source(bundle: Bundle, name: str, speaks: bool) -> None:
+    need_module("soundfile")
+    source = {"type": "wav", "path": str(need_assets() / "audio" / f"{name}.wav")}
+    with Pipeline("ear", bundle=bundle, source=source, rules=[]) as pipeline:
+        said = [getattr(step.prediction, "score", 0.0) for step in pipeline]
+        counts = pipeline.telemetry.source
+    assert said == pytest.approx(plain_loop(samples(name)[CONTEXT:]), abs=1e-6)
+    assert (max(said) > 0.9) is speaks
+    assert counts["used"] == counts["samples"] == 16_000

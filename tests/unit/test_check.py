@@ -83,3 +83,21 @@ def test_each_thing_that_is_not_well_has_its_own_exit_code(tmp_path: Path) -> No
         assert words in found[what].detail
         others = {finding.exit_code for name, finding in found.items() if name != what}
         assert others <= {0}, found
+
+
+def test_the_sensors_beside_a_source_are_tried_too(tmp_path: Path) -> None:
+    chip = tmp_path / "hwmon" / "hwmon0"
+    chip.mkdir(parents=True)
+    (chip / "name").write_text("soc\n")
+    (chip / "temp1_input").write_text("41300\n")
+    sensor = {"type": "hwmon", "channels": ["temp1"], "rate_hz": 50.0, "root": "hwmon"}
+    sensors = [
+        {**sensor, "name": "board", "device": "soc"},
+        {**sensor, "name": "away", "device": "gone"},
+    ]
+    found = findings(tmp_path, pipeline={"sensor": sensors})
+    assert found["pipeline wrist: sensor board"] == Finding(
+        what="pipeline wrist: sensor board", detail="says temp1 41.3"
+    )
+    away = found["pipeline wrist: sensor away"]
+    assert away.exit_code == 4 and "there are hwmon0 (soc)" in away.detail

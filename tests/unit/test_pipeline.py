@@ -156,6 +156,16 @@ def test_a_source_of_nothing_but_bad_frames_is_given_up(monkeypatch: pytest.Monk
         ran(build(*bad, *bad))
 
 
+def test_a_live_source_of_nothing_but_bad_frames_may_mend_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipelines, "_MAX_BAD_IN_A_ROW", 5)
+    pipeline = build(*[FrameError("noise on the line")] * 20, *windows(1))
+    pipeline.source.live = True
+    assert len(ran(pipeline)) == 1
+    assert pipeline.telemetry.bad_frames == 20
+
+
 def test_a_failing_engine_ends_the_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = build(*windows(3), forever=True)
 

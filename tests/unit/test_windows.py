@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from edge.errors import ConfigError, FrameError
 from edge.manifest import WindowPreprocess
+from edge.sources.mqtt import Mqtt
 from edge.sources.windows import Plan, TimedConfig, Window, WindowConfig, Windows, plan
 from edge.types import Array
 
@@ -21,8 +23,11 @@ WRIST = WindowPreprocess(
 
 def grid(rate_hz: float = 10.0, length: int = 4, hop: int = 2, max_gap_s: float = 0.5) -> Windows:
     return Windows(
-        Plan(channels=("t",), length=length, hop=hop, rate_hz=rate_hz, max_gap_s=max_gap_s)
-    )
+        Plan(
+            channels=("t",), length=length, hop=hop, rate_hz=rate_hz, on_grid=True,
+            max_gap_s=max_gap_s,
+        )
+    )  # fmt: skip
 
 
 def feed(windows: Windows, times: list[float]) -> list[tuple[int, list[float]]]:
@@ -69,7 +74,7 @@ def test_samples_in_between_are_put_on_the_grid() -> None:
 
 def test_samples_that_lie_on_the_grid_stay_what_they_are() -> None:
     times = [1_700_000_000 + index / 50 for index in range(101)]
-    windows = Windows(Plan(channels=("v",), length=100, hop=100, rate_hz=50.0, max_gap_s=1.0))
+    windows = grid(rate_hz=50.0, length=100, hop=100, max_gap_s=1.0)
     made: list[Array] = []
     for index, time_s in enumerate(times):
         windows.add(np.array([index % 7], np.float32), time_s)
@@ -159,8 +164,11 @@ def test_whatever_the_order_of_arrival(
 ) -> None:
     """Two channels: the time, which tells where a point of the grid lies, and noise."""
     windows = Windows(
-        Plan(channels=("t", "v"), length=length, hop=hop, rate_hz=rate_hz, max_gap_s=max_gap_s)
-    )
+        Plan(
+            channels=("t", "v"), length=length, hop=hop, rate_hz=rate_hz, on_grid=True,
+            max_gap_s=max_gap_s,
+        )
+    )  # fmt: skip
     noise = np.random.default_rng(len(steps))
     used: list[tuple[float, float]] = []
     numbers: list[int] = []
@@ -207,7 +215,9 @@ def _check(
 def test_what_is_left_out_comes_from_the_bundle() -> None:
     assert plan(WindowConfig(), WRIST, name="s") == Plan(channels=("a", "b"), length=100, hop=50)
     polled = plan(WindowConfig(), WRIST, name="s", rated=True)
-    assert (polled.rate_hz, polled.max_gap_s) == (50.0, 2.0)
+    assert (polled.rate_hz, polled.on_grid, polled.max_gap_s) == (50.0, True, 2.0)
+    single = plan(WindowConfig(length=1, hop=1), WRIST, name="s", rated=True)
+    assert (single.rate_hz, single.on_grid) == (50.0, False), "asked in step already"
     by_time = plan(WindowConfig(window_s=0.5, hop_s=0.1, rate_hz=100.0), WRIST, name="s")
     assert (by_time.length, by_time.hop, by_time.max_gap_s) == (50, 10, 0.5)
 
@@ -237,3 +247,10 @@ def test_what_cannot_be_is_said(options: dict[str, Any], says: str) -> None:
 def test_values_that_make_no_sense_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         TimedConfig(**options)
+
+
+def test_a_source_at_a_broker_describes_its_window_as_all_others_do() -> None:
+    """Its configuration is that of a connection, which cannot be that of a window, too."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(Mqtt.Config)}
+    for field in msgspec.structs.fields(TimedConfig):
+        assert defaults[field.name] == field.default, field.name
