@@ -71,8 +71,13 @@ class PyavReader:
         opening = self._opening
         options = {}
         if str(opening.url).lower().startswith("rtsp"):
-            # The rate of frames is of no use here, and would take seconds to be found out.
-            options = {"rtsp_transport": opening.transport, "fpsprobesize": "0"}
+            # The rate of frames is of no use here, and would take seconds to be found out; and a
+            # microphone is waited for, too, unless it is left out.
+            options = {
+                "rtsp_transport": opening.transport,
+                "fpsprobesize": "0",
+                "allowed_media_types": "video",
+            }
         accelerations: list[Any] = [None]
         if opening.hardware not in ("none", "v4l2m2m"):
             accelerations = [*self._accelerations(), None]
