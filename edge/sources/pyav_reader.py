@@ -71,8 +71,13 @@ class PyavReader:
         opening = self._opening
         options = {}
         if str(opening.url).lower().startswith("rtsp"):
-            # The rate of frames is of no use here, and would take seconds to be found out.
-            options = {"rtsp_transport": opening.transport, "fpsprobesize": "0"}
+            # The rate of frames is of no use here, and would take seconds to be found out; and a
+            # microphone is waited for, too, unless it is left out.
+            options = {
+                "rtsp_transport": opening.transport,
+                "fpsprobesize": "0",
+                "allowed_media_types": "video",
+            }
         accelerations: list[Any] = [None]
         if opening.hardware not in ("none", "v4l2m2m"):
             accelerations = [*self._accelerations(), None]
@@ -86,17 +91,22 @@ class PyavReader:
                 )
             except (NotImplementedError, RuntimeError):  # not for this codec
                 continue
-            except self._av.error.FFmpegError:
-                if acceleration is None:
-                    raise
         raise AssertionError  # not reached: the last one is software
 
     def _accelerations(self) -> list[Any]:
+        """Those wanted that this machine has: found out before the stream is opened, once."""
         from av.codec.hwaccel import HWAccel, hwdevices_available
 
         there = hwdevices_available()
         wanted = there if self._opening.hardware == "auto" else [self._opening.hardware]
-        return [HWAccel(device_type=name) for name in wanted if name in there]
+        found = []
+        for acceleration in [HWAccel(device_type=name) for name in wanted if name in there]:
+            try:
+                acceleration.create(self._av.Codec("h264", "r"))
+            except (NotImplementedError, RuntimeError, OSError, ValueError):  # FFmpeg's, too
+                continue
+            found.append(acceleration)
+        return found
 
     def _own_decoder(self) -> Any:
         """The board's decoder behind V4L2, which is a codec of its own; None without it."""

@@ -169,8 +169,9 @@ def test_the_tables_of_adapters_are_complete(seam: str) -> None:
     assert named == {*seams.names(seam)}
 
 
-def test_the_options_of_every_sensor_are_named() -> None:
-    for cell, _ in _table("sensor", SOURCES):
+@pytest.mark.parametrize("kind", ["camera", "sensor"])
+def test_the_options_of_every_source_are_named(kind: str) -> None:
+    for cell, _ in _table(kind, SOURCES):
         for name in _CODE.findall(cell):
             options = seams.find("sources", name).Config.__struct_fields__
             assert [key for key in options if f"`{key}`" not in SOURCES] == [], name
