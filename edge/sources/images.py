@@ -52,6 +52,8 @@ class Images:
             if self.loop and self.watch:
                 raise ValueError("loop and watch do not go together")
 
+    live = False  # but for a folder that is watched
+
     def __init__(self, config: Config, *, name: str, preprocess: Preprocess | None = None) -> None:
         self.live = config.watch
         self._pictures: _InOrder | _Arriving = (
