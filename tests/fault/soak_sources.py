@@ -289,6 +289,9 @@ def main() -> None:
     if options.table:
         print(*soak.table(), sep="\n")
     print(json.dumps(result))
+    sys.exit(
+        result["unaccounted"] != 0 or result["stored"] + result["declared"] != result["events"]
+    )
 
 
 if __name__ == "__main__":

@@ -306,7 +306,7 @@ def test_rtsp_reconnects_leave_nothing_behind(tmp_path: Path) -> None:
         done = threading.Event()
 
         def cut_and_mend() -> None:
-            while not done.wait(1.2):
+            while not done.wait(2.0):
                 wire.cut()
                 time.sleep(0.1)
                 wire.mend()
