@@ -21,8 +21,9 @@ from edge.errors import EngineError
 
 DRIFT = 0.15
 """How far the yardstick may move within a lap, or from lap to lap."""
-TIE = 0.01
-"""Within this share of the best the earlier candidate is taken: the plainer one."""
+TIE = (0.01, 0.04)
+"""Within this share of the best the earlier candidate is taken: the plainer one. It is the standard
+error of the best's median, in these bounds."""
 HOPELESS = (10.0, 3.0)
 """So many times slower than the best after one lap, and after two, is out at once."""
 _LAPS = 3
@@ -214,8 +215,8 @@ class Search(Generic[C]):
         ranking = self.standings()
         alive = [one for one in ranking if one.alive]
         if alive:
-            best = min(one.cost for one in alive)
-            tied = [one for one in alive if one.cost <= best * (1 + TIE)]
+            best = min(alive, key=lambda one: one.cost)
+            tied = [one for one in alive if one.cost <= best.cost * (1 + _tie(best))]
             first = min(tied, key=lambda one: self._order[one.candidate])
             ranking = [first, *(one for one in ranking if one is not first)]
         enough = bool(alive) and self.laps >= 2 and all(one.laps >= 2 for one in alive)
@@ -240,6 +241,13 @@ class Search(Generic[C]):
             word = "slower" if ended > began else "faster"
             return f"the machine ended {_apart(began, ended):.0%} {word} than it began"
         return ""
+
+
+def _tie(best: Standing[C]) -> float:
+    """The standard error of a median is 1.25 sigma / sqrt(n), and sigma is the quartiles' distance
+    over 1.35 where the noise is normal; as a share."""
+    error = 0.93 * (best.high - best.low) / math.sqrt(best.laps) / max(best.cost, 1e-12)
+    return min(max(error, TIE[0]), TIE[1])
 
 
 def _apart(one: float, other: float) -> float:
