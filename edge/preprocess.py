@@ -78,6 +78,7 @@ class ImagePreprocessor:
         else:
             self._canvases = [np.empty((height, width, 3), np.uint8)] * 2
         self._painted: list[Roi | None] = [None, None]
+        self._last: Roi | None = None
         self._turn = 0
         self._plan: _Plan | None = None
 
@@ -97,10 +98,10 @@ class ImagePreprocessor:
         place = (slice(top, top + height), slice(left, left + width))
         turn = self._turn = self._turn ^ 1
         canvas, tensor = self._canvases[turn], self._tensors[turn]
-        moved = self._painted[turn] != plan.place
+        moved = not plan.place == self._last == self._painted[turn]
         if moved:
             canvas[:] = self._config.pad
-            self._painted[turn] = plan.place
+            self._painted[turn] = self._last = plan.place
         cv2.resize(
             picture[plan.seen], (width, height), dst=canvas[place], interpolation=cv2.INTER_LINEAR
         )
@@ -197,9 +198,10 @@ class _Planes(_Normalised):
         self._bytes = np.empty((0,) if self.as_is else spec.shape[1:], np.uint8)
 
     def __call__(self, canvas: Array, tensor: Array, place: tuple[slice, slice]) -> None:
-        """Fill `place` of the tensor."""
+        """Fill `place` of the tensor: its rows, whole, since numpy is slow to begin each anew."""
         import cv2
 
+        rows = place[0]
         planes = [plane[place] for plane in (tensor if self.as_is else self._bytes)]
         if self.color == "gray":
             cv2.cvtColor(canvas[place], cv2.COLOR_BGR2GRAY, dst=planes[0])
@@ -207,8 +209,8 @@ class _Planes(_Normalised):
             cv2.split(canvas[place], planes if self.color == "bgr" else planes[::-1])
         if self.as_is:
             return
-        for channel, plane in enumerate(planes):
-            target = tensor[channel][place]
+        for channel in range(len(planes)):
+            plane, target = self._bytes[channel][rows], tensor[channel][rows]
             if self.tables is not None:
                 cv2.LUT(plane, self.tables[channel], dst=target)
                 continue
@@ -240,31 +242,29 @@ class _Pixels(_Normalised):
             self._table = np.ascontiguousarray(self.tables.T).reshape(1, 256, channels)
 
     def __call__(self, canvas: Array, tensor: Array, place: tuple[slice, slice]) -> None:
-        """Fill `place` of the tensor."""
+        """Fill `place` of the tensor: its rows, whole."""
         import cv2
 
-        source, target = canvas[place], tensor[place]
+        rows, source = place[0], canvas
         if self.color != "bgr":
             code = cv2.COLOR_BGR2RGB if self.color == "rgb" else cv2.COLOR_BGR2GRAY
-            ordered = target if self.as_is else self._bytes[place]
-            cv2.cvtColor(source, code, dst=ordered if self.color == "rgb" else ordered[:, :, 0])
-            source = ordered
+            source = tensor if self.as_is else self._bytes
+            ordered = source[place] if self.color == "rgb" else source[place][:, :, 0]
+            cv2.cvtColor(canvas[place], code, dst=ordered)
         if self.as_is:
             return
+        source, target = source[rows], tensor[rows]
         if self.tables is not None:
             cv2.LUT(source, self._table, dst=target)
             return
         source, target = source.reshape(len(source), -1), target.reshape(len(target), -1)
-        length = target.shape[1]
         if isinstance(self._scale, np.ndarray):
-            np.multiply(source, self._scale[:length], out=target)
+            np.multiply(source, self._scale, out=target)
         elif self._scale == 1:
             np.copyto(target, source, casting="unsafe")
         else:
             np.multiply(source, self._scale, out=target)
-        if isinstance(self._offset, np.ndarray):
-            target += self._offset[:length]
-        elif self._offset:
+        if isinstance(self._offset, np.ndarray) or self._offset:
             target += self._offset
 
 

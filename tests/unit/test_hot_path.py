@@ -118,7 +118,7 @@ def test_a_window_of_samples(
 @pytest.mark.parametrize(
     ("variant", "most_calls"),
     [("onnx-fp32", 156), ("tflite-fp32", 167), ("onnx-int8", 156), ("tflite-int8", 167)],
-)  # now: 142, 152, 142, 152, of which the rules, which read a meter, are 72
+)  # now: 142, 152, 142, 152, of which the rules, which read a meter, are 57
 def test_a_picture(stream: Stream, meter_bundle: Path, variant: str, most_calls: int) -> None:
     meter = DemoMeter(DemoMeter.Config(), name="hot")
     step, frames = stream(Bundle.open(meter_bundle), variant, [meter.picture(3), meter.picture(40)])

@@ -133,6 +133,32 @@ def test_padding_has_its_colour_and_is_repainted_when_the_picture_changes_its_sh
         assert (tensor[0][padding] == 114).all()
 
 
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("color", ["rgb", "bgr", "gray"])
+@pytest.mark.parametrize("kept", ["float32", "folded", "int8"])
+def test_what_came_before_leaves_no_trace_in_a_tensor(layout: str, color: str, kept: str) -> None:
+    channels = 1 if color == "gray" else 3
+    config = ImagePreprocess(
+        color=color,  # type: ignore[arg-type]
+        mean=(5.0, 6.0, 7.0)[:channels],
+        std=(2.0, 4.0, 8.0)[:channels],
+        folded=kept == "folded",
+    )
+    spec = TensorSpec(
+        name="x",
+        shape=(1, channels, 96, 160) if layout == "nchw" else (1, 96, 160, channels),
+        layout=layout,  # type: ignore[arg-type]
+        dtype="uint8" if kept == "folded" else kept,
+        quantization=Quantization(scale=0.3, zero_point=-90) if kept == "int8" else None,
+    )
+    prepare_one, rng = ImagePreprocessor(config, spec), np.random.default_rng(0)
+    wide, high = (100, 300), (300, 100)
+    for size in (wide, wide, wide, high, wide, high, high, high, wide, high, wide, wide):
+        picture = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        alone, _ = ImagePreprocessor(config, spec)(picture)
+        np.testing.assert_array_equal(prepare_one(picture)[0], alone)
+
+
 def test_a_model_that_normalises_by_itself_gets_plain_bytes() -> None:
     spec = TensorSpec(name="x", shape=(1, 8, 8, 3), layout="nhwc", dtype="uint8")
     tensor, _ = prepare(plain(10, 20, 30), spec, folded=True)
