@@ -273,12 +273,13 @@ class Guard:
                 self._end(watch, inside_s)
 
     def _end(self, watch: Watch, inside_s: float) -> None:
-        frames = watch.mark.frames if watch.mark else 0
+        facts = self._facts(watch.suspect, ended_mono_s=time.monotonic() - inside_s)
         self.accuse(
             watch.suspect,
             "hang",
-            f"a run did not come back within {self._hang_s:g} s, after {frames} runs",
-            facts=_facts(watch.mark, ended_mono_s=time.monotonic() - inside_s),
+            f"a run did not come back within {self._hang_s:g} s,"
+            f" after {facts.get('frames', 0):.0f} runs",
+            facts=facts,
         )
         logging.shutdown()
         os._exit(EngineFault.exit_code)
@@ -289,8 +290,20 @@ class Guard:
             watch.suspect,
             fault.kind,
             fault.detail,
-            facts=_facts(watch.mark, ended_mono_s=time.monotonic()),
+            facts=self._facts(watch.suspect, ended_mono_s=time.monotonic()),
         )
+
+    def _facts(self, suspect: Suspect, *, ended_mono_s: float) -> dict[str, float]:
+        """What the next start needs to say what it cost, of all slots of an engine together."""
+        found = [watch.mark for watch in self._watches if watch.suspect == suspect]
+        left = [mark for mark in found if mark is not None]
+        if not left:
+            return {}
+        return {
+            "frames": sum(mark.frames for mark in left),
+            "frames_per_s": round(sum(mark.frames_per_s for mark in left), 2),
+            "ended_mono_s": round(ended_mono_s, 3),
+        }
 
     def alarm(self, code: str, detail: str, *, once: str = "") -> None:
         """Something to report; once for each code and `once` (else the detail's beginning)."""
@@ -315,7 +328,8 @@ class Guard:
         """Read what the last process left, and accuse those that it died of."""
         left = marks.take(self.folder)
         trace = _take_crash(self.folder)
-        for mark in left:
+        for one in left:
+            mark = _with_its_twins(one, left)
             kind, detail = _verdict(mark, trace)
             if kind is None:
                 continue
@@ -394,12 +408,15 @@ def _verdict(mark: marks.Left, trace: str) -> tuple[Kind | None, str]:
     return None, ""
 
 
-def _facts(mark: marks.Mark | None, *, ended_mono_s: float) -> dict[str, float]:
-    """What the next start needs to say what it cost."""
-    if mark is None:
-        return {}
-    pace = round(mark.frames_per_s, 2)
-    return {"frames": mark.frames, "frames_per_s": pace, "ended_mono_s": round(ended_mono_s, 3)}
+def _with_its_twins(mark: marks.Left, left: list[marks.Left]) -> marks.Left:
+    """The mark of one slot with what all slots of the engine have run: it is the engine that has
+    shown for so long what it is."""
+    same = [other for other in left if other.suspect == mark.suspect]
+    return msgspec.structs.replace(
+        mark,
+        frames=sum(other.frames for other in same),
+        frames_per_s=sum(other.frames_per_s for other in same),
+    )
 
 
 def _suspect(bundle: Bundle, variant: Variant, name: str, request: EngineRequest) -> Suspect:

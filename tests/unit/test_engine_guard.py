@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -157,6 +158,30 @@ def test_an_accelerator_that_dies_in_its_first_frames_without_a_trace_is_blamed(
 ) -> None:
     (found,) = die(tmp_path, frames=3, inside=True, end="kill")
     assert (found.kind, found.facts["frames"]) == ("died", 3)
+
+
+@pytest.mark.parametrize(("frames", "blamed"), [(20, True), (200, False)])
+def test_what_the_other_slots_of_an_engine_ran_counts_for_it_too(
+    tmp_path: Path, frames: int, blamed: bool
+) -> None:
+    program = f"""
+import os, signal
+from pathlib import Path
+import msgspec
+from edge.engines.marks import Mark
+from edge.engines.quarantine import Suspect
+suspect = msgspec.json.decode({msgspec.json.encode(suspect(accelerator="cuda"))!r}, type=Suspect)
+first, second = (Mark(Path({str(tmp_path)!r}), suspect) for _ in range(2))
+for _ in range({frames}):
+    first.enter(), first.leave()
+second.enter()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False)
+    records = Guard(tmp_path).quarantine.records
+    assert [(record.kind, record.facts["frames"]) for record in records] == (
+        [("died", frames)] if blamed else []
+    )
 
 
 def test_the_mark_of_a_process_that_lives_is_left_alone(tmp_path: Path) -> None:
