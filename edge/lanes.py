@@ -59,7 +59,8 @@ class Lane:
         except FrameError as error:
             return Worked(frame, None, (), error)
         finally:
-            model.give_turn()
+            if model.slot is not None:
+                model.give_turn()
         return Worked(frame, prediction, moments, None)
 
 

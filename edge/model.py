@@ -74,7 +74,8 @@ class Model:
         self._decode = postprocess.build(self.manifest, self.variant, min_score=self._min_score)
         self._outputs = [arrays_for(self._host.outputs) for _ in range(2)]
         self._turn = 0
-        self._slot: Slot | None = None
+        self.slot: Slot | None = None
+        """The slot of the engine that is held beyond a single run."""
 
     def lane(self) -> Self:
         """The same model on the same engine, for another thread. It closes nothing."""
@@ -108,12 +109,12 @@ class Model:
 
     def take_turn(self, stop: threading.Event) -> bool:
         """Have a slot of the engine beyond a single run, until `give_turn`; False at `stop`."""
-        self._slot = self._host.take(stop)
-        return self._slot is not None
+        self.slot = self._host.take(stop)
+        return self.slot is not None
 
     def give_turn(self) -> None:
         """Let others run, if one has a turn."""
-        slot, self._slot = self._slot, None
+        slot, self.slot = self.slot, None
         if slot is not None:
             self._host.give(slot)
 
@@ -126,7 +127,7 @@ class Model:
 
         A recurrent model's state goes on.
         """
-        raw = self._host.infer(self.state.inputs(tensor), self._outputs[self._turn], self._slot)
+        raw = self._host.infer(self.state.inputs(tensor), self._outputs[self._turn], self.slot)
         self.state.keep(raw)
         self._turn ^= 1  # only now: the state may lie in the other one
         return raw
