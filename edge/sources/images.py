@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,7 +188,8 @@ def _look(path: Path) -> dict[Path, _Mark]:
             seen = file.stat()
         except OSError:  # removed meanwhile
             continue
-        found[file] = (seen.st_size, seen.st_mtime_ns)
+        if stat.S_ISREG(seen.st_mode):
+            found[file] = (seen.st_size, seen.st_mtime_ns)
     return found
 
 
@@ -201,7 +203,7 @@ def _files(path: Path) -> Iterator[Path]:
     if path.is_dir():
         with os.scandir(path) as entries:
             for entry in entries:
-                if os.path.splitext(entry.name)[1].lower() in _ENDINGS and entry.is_file():
+                if os.path.splitext(entry.name)[1].lower() in _ENDINGS:
                     yield Path(entry.path)
     else:
         yield from (Path(name) for name in glob.iglob(os.fspath(path)))
