@@ -113,7 +113,7 @@ class Told:
 def test_a_camera_tells_what_becomes_of_it_and_others_go_on(
     tmp_path: Path, agents: list[Running], camera: MjpegCamera
 ) -> None:
-    table = f'type = "camera", url = "{camera.url}", read_timeout_s = 2.0'
+    table = f'type = "camera", url = "{camera.url}", stale_s = 2.0'
     one = of(table, bundle="builtin:meter_reader", more=METER_ROI).rstrip() + QUALITY
     config = write_config(tmp_path, one, wrist(speed=20), jsonl())
     told = Told(tmp_path)

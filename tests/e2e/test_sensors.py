@@ -71,10 +71,11 @@ source = {{ type = "demo-meter", fps = 5 }}
 
 
 def events(folder: Path, pipeline: str) -> list[dict[str, Any]]:
+    """Those that speak of a frame."""
     file = folder / "events.jsonl"
     lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
     found = [json.loads(line) for line in lines]
-    return [event for event in found if event["pipeline"] == pipeline]
+    return [event for event in found if event["pipeline"] == pipeline and event.get("source")]
 
 
 def test_a_sensor_is_unplugged_and_comes_back_beside_a_camera(
