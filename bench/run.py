@@ -113,13 +113,13 @@ def _start(quick: bool) -> list[Row]:
 def _throughput(quick: bool) -> list[Row]:
     import throughput
 
-    rounds, seconds = (2, 1.0) if quick else (12, 4.0)
+    rounds, turns = (2, 5) if quick else (12, 40)
     rows: list[Row] = []
     for subject in throughput.subjects():
         rows += throughput.overlap(subject, rounds=rounds)
         rows += throughput.core_busy(subject, rounds=rounds)
     for count in (1, 4, 16):
-        rows += throughput.streams(subject, seconds=seconds, count=count)
+        rows += throughput.streams(subject, turns=turns, count=count)
     return [_filled(row, "bare sessions", better="more") for row in rows]
 
 

@@ -27,7 +27,7 @@ from edge.engines.faults import golden_inputs
 from edge.engines.guard import Guard
 from edge.errors import EngineError
 from edge.tuner.candidates import Candidate, grid
-from edge.tuner.measuring import Bench
+from edge.tuner.measuring import SPIN_S, Bench
 from edge.tuner.session import Wanted, tune
 
 _DUEL_LAPS = 40
@@ -147,7 +147,7 @@ def block_ms(action: Callable[[], object]) -> float:
         start = time.perf_counter()
         action()
         took.append((time.perf_counter() - start) * 1e3)
-    time.sleep(0.005)  # its threads spin for a while
+    time.sleep(SPIN_S)
     return statistics.median(took)
 
 
