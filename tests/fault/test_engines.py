@@ -228,6 +228,7 @@ def test_an_installed_engine_that_hangs_and_holds_the_interpreter_is_ended_too(
     config = write_config(
         tmp_path,
         '[[pipeline]]\nname = "one"\nbundle = "builtin:wrist_activity"\nengine = "hostage"\n'
+        'variant = "onnx-fp32"\n'
         'rule = []\nsource = { type = "demo-wrist", speed = 500 }\n',
         engines(hang_s=1),
         mqtt(mosquitto.url),
