@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge import accelerators, golden, seams
-from edge.accelerators import CPU, Settings
+from edge.accelerators import CPU, EngineRequest
 from edge.board import Board
 from edge.bundle import BUILTIN, Bundle
 from edge.engines import choose, host, trial
@@ -75,7 +75,7 @@ def _try_accelerator(bundle: Bundle, variant: str, engine: str, accelerator: str
                 engine=engine,
                 accelerator=accelerator,
                 options=accelerators.canonical(options),
-                settings=Settings(threads=host.default_threads()),
+                settings=host.fit(EngineRequest(accelerator=accelerator)).settings,
                 max_latency_ms=0,
             ),
             deadline_s=_TRIAL_S,

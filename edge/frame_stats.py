@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -58,6 +59,11 @@ class FrameStats:
         for end, stage in enumerate(_STAGES, start=1):
             took_ms = [(frame[end] - frame[end - 1]) / 1e6 for frame in recent if end < len(frame)]
             if took_ms:
-                p50, p95, p99 = np.percentile(took_ms, (50, 95, 99)).round(3).tolist()
-                result[stage] = Latency(p50=p50, p95=p95, p99=p99)
+                result[stage] = latency(took_ms)
         return result
+
+
+def latency(took_ms: Sequence[float]) -> Latency:
+    """Milliseconds of one or more runs, as they are reported."""
+    p50, p95, p99 = np.percentile(took_ms, (50, 95, 99)).round(3).tolist()
+    return Latency(p50=p50, p95=p95, p99=p99)

@@ -16,7 +16,7 @@ import msgspec
 
 from edge import seams
 from edge.accelerators import DEFAULT, Settings
-from edge.folders import sync_folder
+from edge.folders import replace_file
 from edge.hardware import Hardware, this_machine
 
 FOLDER = "tuning"
@@ -152,22 +152,10 @@ def read(state_dir: Path, bundle: str, *, look: bool = False) -> tuple[Record | 
 
 def write(state_dir: Path, record: Record) -> Path:
     """Keep a record, in place of an older one. OSError when it cannot be written."""
-    import tempfile
-
     path = place(state_dir, record.key.bundle, look=record.objective == LOOK)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".new")
-    try:
-        with open(handle, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    replace_file(path, text, scratch=path.with_name(f".{path.name}.{os.getpid()}.new"))
     return path
 
 

@@ -30,7 +30,7 @@ from edge.engines.host import EngineHost, Hosts, fit
 from edge.engines.look import Candidate, look
 from edge.errors import BundleError, ConfigError, EngineError
 from edge.manifest import Variant
-from edge.wire import wall_text
+from edge.wire import Placement, wall_text
 
 log = logging.getLogger(__name__)
 
@@ -91,22 +91,18 @@ def choose(
 
 def _tell(chosen: Chosen, wanted: EngineRequest, guard: Guard | None) -> None:
     """Nothing is silent: `prefer` makes an alarm of a fallback, `any` a line in the log."""
-    name, placement = chosen.host.name, chosen.host.placement
-    model = chosen.variant.name
-    if chosen.fallback:
-        text = f"{model} runs on {name}: {chosen.fallback}"
+    placement = chosen.host.placement
+    told = {"engine_fallback": chosen.fallback}
+    if left := _elsewhere(placement):
+        told["engine_partly_placed"] = f"{left} are not on {wanted.accelerator} ({placement})"
+    for code, what in told.items():
+        if not what:
+            continue
+        text = f"{chosen.variant.name} runs on {chosen.host.name}: {what}"
         if guard is not None and wanted.policy == "prefer":
-            guard.alarm("engine_fallback", text)
+            guard.alarm(code, text)
         else:
-            log.warning("engine fallback: %s", text)
-    left = {op: count for op, count in placement.elsewhere.items() if op not in SHAPE_OPS}
-    if left:
-        counted = ", ".join(f"{count} {op}" for op, count in sorted(left.items()))
-        text = f"{model} runs on {name}: {counted} are not on {wanted.accelerator} ({placement})"
-        if guard is not None and wanted.policy == "prefer":
-            guard.alarm("engine_partly_placed", text)
-        else:
-            log.warning("engine partly placed: %s", text)
+            log.warning("%s: %s", code.replace("_", " "), text)
 
 
 def _measured(
@@ -303,10 +299,14 @@ def _require_placement(host: EngineHost | seams.Engine, accelerator: str) -> Non
         raise EngineError(
             f'{host.name}: policy "require", but this runtime cannot tell where nodes run'
         )
-    left = {op: count for op, count in placement.elsewhere.items() if op not in SHAPE_OPS}
-    if left:
-        counted = ", ".join(f"{count} {op}" for op, count in sorted(left.items()))
+    if left := _elsewhere(placement):
         raise EngineError(
-            f'{host.name}: policy "require", but {counted} run elsewhere ({placement});'
+            f'{host.name}: policy "require", but {left} run elsewhere ({placement});'
             f" allowed on the CPU are {', '.join(sorted(SHAPE_OPS))}"
         )
+
+
+def _elsewhere(placement: Placement) -> str:
+    """The nodes that are not where they were asked for, counted; but for shape operators."""
+    left = {op: count for op, count in placement.elsewhere.items() if op not in SHAPE_OPS}
+    return ", ".join(f"{count} {op}" for op, count in sorted(left.items()))

@@ -19,7 +19,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
-import numpy as np
 
 from edge import accelerators, seams
 from edge.accelerators import EngineRequest
@@ -30,9 +29,10 @@ from edge.engines.faults import EngineFault
 from edge.engines.guard import Guard
 from edge.engines.watch import Watch
 from edge.errors import EngineError
+from edge.frame_stats import latency
 from edge.manifest import Variant
 from edge.types import Array, TensorSpec
-from edge.wire import EngineTelemetry, Latency, Placement
+from edge.wire import EngineTelemetry, Placement
 
 _CLOSE_S = 3.0
 _STOP_S = 0.1
@@ -195,8 +195,8 @@ class EngineHost:
             streams=self.streams,
             slots=len(slots),
             runs=sum(slot.runs for slot in slots),
-            infer_ms=_latency([took_ns for _, took_ns in recent_ns]),
-            wait_ms=_latency([waited_ns for waited_ns, _ in recent_ns]),
+            infer_ms=latency([took / 1e6 for _, took in recent_ns]) if recent_ns else None,
+            wait_ms=latency([waited / 1e6 for waited, _ in recent_ns]) if recent_ns else None,
             not_finite=sum(watch.not_finite for watch in watches),
             still=sum(watch.still for watch in watches),
             over_time=sum(watch.over_time for watch in watches),
@@ -364,15 +364,3 @@ def fit(request: EngineRequest, *, workers: int = 1) -> EngineRequest:
     return dataclasses.replace(
         request, settings=settings, slots=max(1, min(slots, found // threads))
     )
-
-
-def default_threads() -> int:
-    """The cores that this process may use, at most 4."""
-    return min(_MOST_THREADS, cores())
-
-
-def _latency(took_ns: list[int]) -> Latency | None:
-    if not took_ns:
-        return None
-    p50, p95, p99 = (np.percentile(took_ns, (50, 95, 99)) / 1e6).round(3).tolist()
-    return Latency(p50=p50, p95=p95, p99=p99)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import threading
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import msgspec
 
 from edge.accelerators import CPU, Settings
 from edge.engines.faults import Kind
-from edge.folders import sync_folder
+from edge.folders import replace_file
 from edge.wire import ModelRef
 
 FILE = "quarantine.json"
@@ -128,13 +127,8 @@ class Quarantine:
 
     def _write(self, records: list[Record]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_suffix(".new")
-        with open(fresh, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(_File(records=records)), indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
-        sync_folder(self._path.parent)
+        text = msgspec.json.format(msgspec.json.encode(_File(records=records)), indent=1)
+        replace_file(self._path, text, scratch=self._path.with_suffix(".new"))
 
 
 def library_digest(path: str) -> str:

@@ -18,7 +18,7 @@ from typing import IO, Annotated, TypeVar
 import msgspec
 
 from edge.errors import OutboxError
-from edge.folders import sync_folder
+from edge.folders import replace_file
 from edge.wire import GapData
 
 FILE = "outbox.reserve"
@@ -99,13 +99,7 @@ def _decode(data: bytes, kind: type[_T]) -> _T | None:
 
 def write(folder: Path, reserve: Reserve) -> None:
     """Replace the reserve, durably. OSError when the disk refuses."""
-    scratch = folder / f"{FILE}.new"
-    with open(scratch, "wb") as file:
-        file.write(_encode(reserve))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, folder / FILE)
-    sync_folder(folder)
+    replace_file(folder / FILE, _encode(reserve), scratch=folder / f"{FILE}.new")
 
 
 def lock(folder: Path) -> IO[str]:
