@@ -70,9 +70,9 @@ def command(
         bundles[loaded.pipelines[0].name] = _recognize(model, save_bundle, given)
     stop = stop_on_signals()
     from edge.agent import Agent
-    from edge.engines import guard
+    from edge.engines import deaths
 
-    guard.arm(Path(loaded.device.state_dir))
+    deaths.arm(Path(loaded.device.state_dir))
     agent = Agent(loaded, bundles=bundles)
     gc.freeze()  # what stands now stands for good, and need not be looked through again and again
     gc.enable()

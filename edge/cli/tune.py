@@ -96,7 +96,7 @@ def command(
         return
     if streams > 1 and objective != "throughput":
         raise ConfigError("--streams goes with --objective throughput")
-    from edge.engines import guard
+    from edge.engines import deaths, guard
     from edge.tuner import energy
     from edge.tuner.session import Wanted
 
@@ -108,7 +108,7 @@ def command(
         streams=streams,
         budget_s=minutes * 60,
     )
-    guard.arm(folder)
+    deaths.arm(folder)
     kept = guard.Guard(folder)
     answers = []
     for task in tasks:

@@ -7,7 +7,6 @@ the evidence is on disk before the process ends, and the next start takes the ne
 from __future__ import annotations
 
 import collections
-import faulthandler
 import importlib
 import logging
 import os
@@ -16,14 +15,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
 from edge import accelerators, seams
 from edge.accelerators import DelegateOptions, EngineRequest, PluginOptions
 from edge.bundle import Bundle, on_disk
-from edge.engines import marks, trial
+from edge.engines import deaths, marks, trial
 from edge.engines.building import build, keepable
 from edge.engines.faults import EngineFault, Kind, prove
 from edge.engines.optimised import Optimised
@@ -33,9 +32,7 @@ from edge.errors import BundleError, EngineError
 from edge.manifest import Variant
 from edge.wire import AlarmData, ModelRef, wall_text
 
-CRASH_FILE = "crash.txt"
 _TICK_S = 0.25
-_OURS = "/edge/engines/"
 
 log = logging.getLogger(__name__)
 
@@ -235,11 +232,11 @@ class Guard:
         time."""
         if mark:
             mark.enter()
-        _end_later(2 * self._hang_s)
+        deaths.end_later(2 * self._hang_s)
         try:
             yield
         finally:
-            _end_later(None)
+            deaths.end_later(None)
             if mark:
                 mark.leave()
 
@@ -250,11 +247,11 @@ class Guard:
         before_s = time.monotonic()
         while not stop.wait(_TICK_S):
             # For a hang that holds the interpreter's lock, so that this thread cannot run.
-            _end_later(self._hang_s + 5)
+            deaths.end_later(self._hang_s + 5)
             now_s = time.monotonic()
             self._look(now_s - before_s)
             before_s = now_s
-        _end_later(None)
+        deaths.end_later(None)
 
     def _look(self, gap_s: float) -> None:
         """Add the time since the last look to the runs that are still the same.
@@ -327,10 +324,10 @@ class Guard:
     def _blame(self) -> None:
         """Read what the last process left, and accuse those that it died of."""
         left = marks.take(self.folder)
-        trace = _take_crash(self.folder)
+        trace = deaths.take_trace(self.folder)
         for one in left:
-            mark = _with_its_twins(one, left)
-            kind, detail = _verdict(mark, trace)
+            mark = deaths.with_its_twins(one, left)
+            kind, detail = deaths.verdict(mark, trace)
             if kind is None:
                 continue
             facts: dict[str, float] = {"frames": mark.frames}
@@ -339,84 +336,6 @@ class Guard:
                 facts["ended_mono_s"] = round(time.monotonic() - mark.silent_s, 3)
             if self.quarantine.find(mark.suspect) is None:
                 self.accuse(mark.suspect, kind, detail, evidence=trace, facts=facts)
-
-
-def arm(folder: Path) -> None:
-    """Let the traces of a crash, or of a process that was ended for a hang, go to the folder.
-
-    For a process that is an agent and nothing else.
-    """
-    global _crash_file
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _crash_file = open(folder / CRASH_FILE, "a")  # noqa: SIM115 - open for as long as we live
-    except OSError as error:
-        log.warning("%s: no trace of a crash will be kept: %s", folder, error)
-        return
-    faulthandler.enable(_crash_file, all_threads=True)
-
-
-_crash_file: IO[str] | None = None
-
-
-def _end_later(after_s: float | None) -> None:
-    """End this process after so many seconds unless called again; only where `arm` was called."""
-    if _crash_file is None:
-        return
-    if after_s is None:
-        faulthandler.cancel_dump_traceback_later()
-    else:
-        faulthandler.dump_traceback_later(after_s, exit=True, file=_crash_file)
-
-
-def _take_crash(folder: Path) -> str:
-    path = folder / CRASH_FILE
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if text:
-            os.truncate(path, 0)
-    except OSError:
-        return ""
-    return text
-
-
-def _verdict(mark: marks.Left, trace: str) -> tuple[Kind | None, str]:
-    """Whether the last process died of this engine, as far as one can tell.
-
-    A crash has left a trace, whose first words name the signal and whose current thread shows
-    where. Without a trace the process was killed or the power went: that speaks against an
-    accelerator in its first frames only.
-    """
-    risky = mark.suspect.risky
-    after = f"after {mark.frames} runs"
-    if trace.startswith("Timeout"):
-        # A process that was stopped for as long looks the same; the plain runtimes let go of the
-        # interpreter's lock while they run, so that it was not them.
-        if mark.inside and risky:
-            return "hang", f"a run did not come back and held Python's lock, {after}"
-        return None, ""
-    if trace:
-        what = trace.partition("\n")[0].removeprefix("Fatal Python error: ")
-        current = trace.partition("Current thread")[2].partition("\n\n")[0]
-        if _OURS in current and mark.inside:
-            return "crash", f"{what} {after}"
-        if "<no Python frame>" in current and risky:
-            return "crash", f"{what} in a thread of a runtime, {after}"
-        return None, ""
-    if risky and mark.inside and not mark.healthy:
-        return "died", f"the process ended inside of a run without a trace, {after}"
-    return None, ""
-
-
-def _with_its_twins(mark: marks.Left, left: list[marks.Left]) -> marks.Left:
-    """The mark of one slot with what all slots of the engine have run: it is the engine that has
-    shown for so long what it is."""
-    same = [other for other in left if other.suspect == mark.suspect]
-    return msgspec.structs.replace(
-        mark,
-        frames=sum(other.frames for other in same),
-        frames_per_s=sum(other.frames_per_s for other in same),
-    )
 
 
 def _suspect(bundle: Bundle, variant: Variant, name: str, request: EngineRequest) -> Suspect:

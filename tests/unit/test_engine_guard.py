@@ -17,8 +17,9 @@ import pytest
 from edge.accelerators import ONE_THREAD, EngineRequest, Settings
 from edge.bundle import Bundle, in_memory
 from edge.engines import marks, trial
+from edge.engines.deaths import CRASH_FILE
 from edge.engines.faults import EngineFault, prove
-from edge.engines.guard import CRASH_FILE, Guard
+from edge.engines.guard import Guard
 from edge.engines.quarantine import Quarantine, Record, Suspect, library_digest
 from edge.engines.watch import STILL_FRAMES, Watch
 from edge.errors import EngineError, FrameError
@@ -81,11 +82,11 @@ def test_an_updated_library_is_another_version(tmp_path: Path) -> None:
 DIES = """
 import os, signal, sys
 from pathlib import Path
-from edge.engines import guard, marks
+from edge.engines import deaths, marks
 from edge.engines.quarantine import Suspect
 import msgspec
 folder, frames, inside, end = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
-guard.arm(folder)
+deaths.arm(folder)
 mark = marks.Mark(folder, msgspec.json.decode(sys.argv[5], type=Suspect))
 for _ in range(frames):
     mark.enter()
