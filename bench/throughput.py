@@ -132,7 +132,7 @@ def streams(subject: Subject, *, turns: int, count: int = _STREAMS) -> list[Row]
     for number in range(count):
         config = _config(subject, name=f"stream-{number}", live=True)
         pipeline = Pipeline.from_config(config, hosts=hosts, clock=Clock(), bundle=subject.bundle)
-        pipeline.source = _Camera(subject.picture)
+        pipeline.intake.source = _Camera(subject.picture)
         pipelines.append(pipeline)
     threads = [
         threading.Thread(target=pipeline.run, args=(lambda event: True, stop), daemon=True)
@@ -234,7 +234,7 @@ def _ours(subject: Subject) -> Iterator[Callable[[int], float]]:
     hosts = Hosts(workers=workers(config, subject.bundle))
     pipeline = Pipeline.from_config(config, hosts=hosts, clock=Clock(), bundle=subject.bundle)
     source = _Given(subject.picture)
-    pipeline.source = source
+    pipeline.intake.source = source
     steps = iter(pipeline)
 
     def run(frames: int) -> float:

@@ -8,7 +8,6 @@ lane's thread makes predictions of frames, and rules see them in the order of th
 from __future__ import annotations
 
 import collections
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,11 +24,11 @@ from edge.clock import Clock
 from edge.companions import Companion, context_of
 from edge.config import AdapterConfig, PipelineConfig
 from edge.engines.host import Hosts
-from edge.errors import ConfigError, EdgeError, FrameError, SourceError
+from edge.errors import ConfigError, FrameError
 from edge.frame_stats import FrameStats
 from edge.happenings import Happening
+from edge.intake import Intake
 from edge.lanes import Lane, Worked
-from edge.mailbox import Mailbox
 from edge.manifest import ImagePreprocess, WindowPreprocess
 from edge.model import Model, open_any
 from edge.motion import MotionGate
@@ -38,8 +37,6 @@ from edge.pace import Pace
 from edge.payloads import payload_of
 from edge.quality import Quality
 from edge.rules import Chain
-from edge.seams import EndOfStream
-from edge.source_watch import Moment, SourceWatch
 from edge.stages import Stage
 from edge.state import Gaps
 from edge.types import Frame, Outcome, Prediction
@@ -49,17 +46,11 @@ from edge.wire import (
     PipelineState,
     PipelineTelemetry,
     SourceRef,
-    SourceState,
-    event_of,
     kind_of,
 )
 
-_READ_S = 0.2
 _JOIN_S = 2.0
-_MAX_BAD_IN_A_ROW = 1000
 _MAX_NOTICES = 1000
-
-log = logging.getLogger(__name__)
 
 Append = Callable[[Event], bool]
 """Hands an event to the outbox. False: dropped."""
@@ -128,8 +119,11 @@ class Pipeline:
         if rules is None:
             rules = tuple(_manifest_rule(rule, bundle) for rule in manifest.rules)
         self._rules = Chain(rules, manifest.labels)
-        self.source: seams.Source = seams.find("sources", config.source.type)(
+        source: seams.Source = seams.find("sources", config.source.type)(
             config.source.options, name=config.name, preprocess=manifest.preprocess
+        )
+        self.intake = Intake(
+            source, name=self.name, stats=self.stats, clock=clock, stop=lambda: self._stop
         )
         self.companions = [Companion(sensor, pipeline=self.name) for sensor in config.sensors]
         self._own_hosts = Hosts(workers=lanes.workers(config, bundle)) if hosts is None else None
@@ -156,21 +150,15 @@ class Pipeline:
             self._close_models()
             raise
         self._gaps = Gaps(config.gap_s) if self.model.state else None
-        live = self.source.live
         self.pace = Pace(config.max_fps)
-        self._watch = SourceWatch()
         self._quality: Quality | None = None
         if config.quality is not None:
             given = manifest.preprocess
             channels = given.channels if isinstance(given, WindowPreprocess) else ()
-            self._quality = Quality(config.quality, live=live, channels=channels)
+            self._quality = Quality(config.quality, live=source.live, channels=channels)
         self._noticed: collections.deque[Event] = collections.deque(maxlen=_MAX_NOTICES)
-        self._mailbox = Mailbox(1 if live else 4, newest_wins=live)
-        self._received = 0
         self.last: Step | None = None
         self._stop = threading.Event()
-        self._failure: EdgeError | None = None
-        self._reader: threading.Thread | None = None
         self._parallel: Ordered[Lane, Frame, Worked] | None = None
 
     def __iter__(self) -> Iterator[Step]:
@@ -183,8 +171,8 @@ class Pipeline:
             step = self._finish(worked)
             if step is not None:
                 yield step
-        if self._failure is not None:
-            raise self._failure
+        if self.intake.failure is not None:
+            raise self.intake.failure
 
     def run(self, append: Append, stop: threading.Event) -> None:
         """Run to the end, handing every event to `append`; returns at `stop` too."""
@@ -195,7 +183,7 @@ class Pipeline:
                 if step.outcome is not None:
                     payloads.append(payload_of(step.outcome))
             except FrameError as error:
-                self._bad_frame(error)
+                self.intake.bad_frame(error)
             for payload in payloads:
                 if append(self._event(step.frame, payload)):
                     self.stats.events += 1
@@ -213,15 +201,16 @@ class Pipeline:
         Where other streams run the engine too, the lane has its turn first, so that a frame which
         waited for it is not an old one, and no more threads are busy than the engine has slots.
         """
+        mailbox = self.intake.mailbox
         while True:
             if (wait_s := self.pace.wait_s(time.monotonic())) > 0:
                 self._stop.wait(wait_s)
             turn = len(self._lanes) <= lane.model.most_lanes and lane.model.shared
-            if turn and not (self._mailbox.wait(self._stop) and lane.model.take_turn(self._stop)):
+            if turn and not (mailbox.wait(self._stop) and lane.model.take_turn(self._stop)):
                 return None
             passes = False
             try:
-                frame = self._mailbox.take(self._stop)
+                frame = mailbox.take(self._stop)
                 if frame is None:
                     return None
                 self.pace.taken(time.monotonic())
@@ -246,11 +235,11 @@ class Pipeline:
         try:
             if prediction is None:
                 raise bad or FrameError("no prediction")
-            outcome = self._rules(prediction, frame.mono_ns, _size(frame))
+            outcome = self._rules(prediction, frame.mono_ns, frame.size)
         except FrameError as error:
             if self._gaps is not None:
                 self._gaps.missed()
-            self._bad_frame(error)
+            self.intake.bad_frame(error)
             return None
         self.stats.frame(moments)
         self.last = Step(
@@ -285,14 +274,9 @@ class Pipeline:
         if self._own_hosts is not None:
             self._own_hosts.close()
 
-    # ---- the reading thread
-
     def _start(self) -> None:
-        if self._reader is None:
-            self._reader = threading.Thread(
-                target=self._read, name=f"source-{self.name}", daemon=True
-            )
-            self._reader.start()
+        if not self.intake.started:
+            self.intake.start()
             if len(self._lanes) > 1:
                 self._parallel = Ordered(
                     self._lanes,
@@ -306,44 +290,6 @@ class Pipeline:
             for companion in self.companions:
                 companion.start()
 
-    def _read(self) -> None:
-        bad_in_a_row = 0
-        try:
-            while not self._stop.is_set():
-                try:
-                    frame = self.source.read(_READ_S)
-                except FrameError as error:
-                    self._received += 1
-                    self._bad_frame(error)
-                    bad_in_a_row += 1
-                    if bad_in_a_row >= _MAX_BAD_IN_A_ROW and not self.source.live:
-                        raise SourceError(
-                            f"source {self.name}: {bad_in_a_row} bad frames in a row;"
-                            f" the last: {error}"
-                        ) from error
-                    continue
-                self._look_at_source(frame)
-                if frame is not None:
-                    self._received += 1
-                    bad_in_a_row = 0
-                    self._mailbox.put(frame, self._stop)
-        except EndOfStream:
-            pass
-        except EdgeError as error:
-            self._failure = error
-        except Exception as error:  # a source's library may raise anything
-            log.exception("source %s failed", self.name)
-            self._failure = SourceError(f"source {self.name}: {type(error).__name__}: {error}")
-        finally:
-            self._mailbox.end()
-            self.source.close()
-
-    def _bad_frame(self, error: FrameError) -> None:
-        self.stats.bad_frames += 1
-        self.stats.last_bad = str(error)
-        level = logging.WARNING if self.stats.bad_frames <= 3 else logging.DEBUG
-        log.log(level, "pipeline %s: skipped: %s", self.name, error)
-
     # ---- for whoever watches
 
     def notices(self) -> list[Event]:
@@ -351,22 +297,15 @@ class Pipeline:
 
         They come beside the steps, since a source that is away gives none.
         """
-        self._look_at_source(None)
-        now_ns = self._clock.mono_ns()
-        events = [
-            event_of(told, time=self._clock.stamp(**moment._asdict()), pipeline=self.name)
-            for told, moment in self._watch.take(now_ns)
-        ]
+        events = self.intake.notices()
         while self._noticed:
             events.append(self._noticed.popleft())
         return events
 
-    def _look_at_source(self, frame: Frame | None) -> None:
-        state = self.source.state
-        size = _size(frame) if frame is not None and frame.data.ndim == 3 else None
-        if not self._watch.settled(state, size):
-            now = Moment(self._clock.mono_ns(), self._clock.wall_ns())
-            self._watch.look(state, now, frame=frame is not None, size=size)
+    @property
+    def source(self) -> seams.Source:
+        """Where its frames come from."""
+        return self.intake.source
 
     @property
     def priority(self) -> int:
@@ -388,13 +327,10 @@ class Pipeline:
     @property
     def state(self) -> PipelineState:
         """What runs here, and the state of its source."""
-        source = self.source.state
-        if self._failure is not None:
-            source = SourceState(state="failed", detail=str(self._failure))
         return PipelineState(
             model=self.model.ref,
             engine=self.model.engine,
-            source=source,
+            source=self.intake.state,
             placement=self.model.placement,
             fallback=self.model.fallback,
             sensors={companion.name: companion.state for companion in self.companions},
@@ -406,14 +342,14 @@ class Pipeline:
         stats = self.stats
         return PipelineTelemetry(
             frames=stats.frames,
-            drops=self._mailbox.drops,
+            drops=self.intake.mailbox.drops,
             bad_frames=stats.bad_frames,
             events=stats.events,
             fps=round(stats.fps, 2),
             latency_ms=stats.latencies(),
             idle=stats.idle,
             state_resets=stats.state_resets,
-            received=self._received,
+            received=self.intake.received,
             source=dict(getattr(self.source, "counts", {})),
             sensors={companion.name: companion.counts for companion in self.companions},
         )
@@ -421,8 +357,7 @@ class Pipeline:
     def close(self) -> None:
         """Stop reading and free the engine unless it is shared. May be called twice."""
         self._stop.set()
-        if self._reader is not None:
-            self._reader.join(_JOIN_S)
+        self.intake.join(_JOIN_S)
         if self._parallel is not None:
             self._parallel.join(_JOIN_S)
         companions.close(self.companions)
@@ -438,11 +373,6 @@ class Pipeline:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _size(frame: Frame) -> tuple[int, int]:
-    """Width and height of a picture; those of a window say nothing."""
-    return frame.data.shape[1], frame.data.shape[0]
 
 
 def _manifest_rule(rule: Mapping[str, Any], bundle: Bundle) -> AdapterConfig:

@@ -35,6 +35,11 @@ class Frame:
     mono_ns: int
     wall_ns: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of a picture, in pixels; those of a window say nothing."""
+        return self.data.shape[1], self.data.shape[0]
+
 
 class Quantization(msgspec.Struct, frozen=True, kw_only=True):
     """real = scale * (stored - zero_point)."""

@@ -1,4 +1,4 @@
-"""How a process dies of an engine: with a trace on disk; and what the trace and the marks say of it.
+"""How a process dies of an engine: with a trace on disk; and what trace and marks say of it.
 
 Invariant: a trace is used once; and an engine is named only where its mark, the trace or both leave
 no other explanation.

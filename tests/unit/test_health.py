@@ -48,7 +48,7 @@ def build(**options: Any) -> tuple[Pipeline, Told]:
         rules=[],
         **options,
     )
-    pipeline.source = source = Told()
+    pipeline.intake.source = source = Told()
     return pipeline, source
 
 
@@ -91,14 +91,14 @@ def test_a_loss_that_only_the_reading_thread_saw_is_told() -> None:
     running = threading.Thread(target=lambda: [*pipeline], daemon=True)
     running.start()
     looked = threading.Event()
-    look = pipeline._look_at_source
+    look = pipeline.intake.look
 
     def seen(given: Frame | None) -> None:
         look(given)
         if source.state.state == "lost":
             looked.set()
 
-    pipeline._look_at_source = seen  # type: ignore[method-assign]
+    pipeline.intake.look = seen  # type: ignore[method-assign]
     source.state = SourceState(state="lost")
     assert looked.wait(10)
     source.state = SourceState(state="running")

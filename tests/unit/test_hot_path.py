@@ -53,7 +53,7 @@ def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stream]:
 
         def step(frame: Frame) -> object:
             """From the mailbox to the rules."""
-            pipeline._mailbox.put(frame, pipeline._stop)
+            pipeline.intake.mailbox.put(frame, pipeline._stop)
             worked = pipeline._next()
             assert worked is not None
             return pipeline._finish(worked)

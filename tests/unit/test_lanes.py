@@ -91,7 +91,7 @@ def test_predictions_stay_as_they_are_while_their_lane_goes_on() -> None:
         with Pipeline(
             "meter", bundle="builtin:meter_reader", source=IMAGES, rules=[], lanes=lanes_asked
         ) as pipeline:
-            pipeline.source = Script(*pictures)
+            pipeline.intake.source = Script(*pictures)
             found[lanes_asked] = [step.prediction for step in pipeline]
     assert len(found[1]) == len(found[3]) == 24
     for one, other in zip(found[1], found[3], strict=True):
@@ -134,7 +134,7 @@ def test_a_failing_engine_ends_the_pipeline_after_the_frames_before(
         assert isinstance(source, Script)
         data = windows(20)
         marked = data[11] = np.full_like(data[11], 0.123)
-        pipeline.source = Script(*data)
+        pipeline.intake.source = Script(*data)
         marked = pipeline.model.preprocess(marked)[0][0].copy()
         seen = []
         with pytest.raises(EngineError, match="out of memory"):
@@ -236,7 +236,7 @@ def shared(hosts: Hosts, *steps: Any, **options: Any) -> Pipeline:
         clock=Clock(),
         bundle=Bundle.open(options.get("bundle") or BUNDLE),
     )
-    pipeline.source = Live(*steps)
+    pipeline.intake.source = Live(*steps)
     return pipeline
 
 

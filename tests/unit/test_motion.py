@@ -118,7 +118,7 @@ def test_a_pipeline_skips_idle_frames_counts_them_and_reads_the_same() -> None:
             rules=[{"type": "reading", "digits": 6}, {"type": "on_change"}],
             **options,
         ) as pipeline:
-            pipeline.source = Recorded(60)
+            pipeline.intake.source = Recorded(60)
             outcomes = [step.outcome for step in pipeline]
             readings[name] = [one.value for one in outcomes if isinstance(one, Reading)]
             counted[name] = pipeline.telemetry

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from builders import Running, frame, wait_until
 
-from edge import pipeline as pipelines
+from edge import intake
 from edge.engines.host import Hosts
 from edge.errors import BundleError, ConfigError, EngineError, FrameError, SourceError
 from edge.frame_stats import FrameStats
@@ -53,7 +53,7 @@ class Script:
 def build(*steps: Any, forever: bool = False, **options: Any) -> Pipeline:
     options.setdefault("rules", [])
     pipeline = Pipeline("wrist", bundle=BUNDLE, source={"type": "demo-wrist"}, **options)
-    pipeline.source = Script(*steps, forever=forever)
+    pipeline.intake.source = Script(*steps, forever=forever)
     return pipeline
 
 
@@ -149,7 +149,7 @@ def test_bad_frames_are_counted_and_skipped() -> None:
 
 
 def test_a_source_of_nothing_but_bad_frames_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipelines, "_MAX_BAD_IN_A_ROW", 5)
+    monkeypatch.setattr(intake, "_MAX_BAD_IN_A_ROW", 5)
     bad = [FrameError("unreadable")] * 4
     assert len(ran(build(*bad, *windows(1), *bad, *windows(1)))) == 2
     with pytest.raises(SourceError, match="5 bad frames in a row; the last: unreadable"):
@@ -159,7 +159,7 @@ def test_a_source_of_nothing_but_bad_frames_is_given_up(monkeypatch: pytest.Monk
 def test_a_live_source_of_nothing_but_bad_frames_may_mend_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pipelines, "_MAX_BAD_IN_A_ROW", 5)
+    monkeypatch.setattr(intake, "_MAX_BAD_IN_A_ROW", 5)
     pipeline = build(*[FrameError("noise on the line")] * 20, *windows(1))
     pipeline.source.live = True
     assert len(ran(pipeline)) == 1

@@ -209,7 +209,7 @@ def test_a_pipeline_starts_anew_after_a_frame_that_could_not_be_used(
     one, broken = np.ones((4, 2), np.float32), np.full((4, 2), np.nan, np.float32)
     source = {"type": "csv", "path": "-"}
     with Pipeline("s", bundle=bundle(tmp_path, monkeypatch), source=source, rules=[]) as pipeline:
-        pipeline.source = Script(one, one, broken, one)
+        pipeline.intake.source = Script(one, one, broken, one)
         predictions = [step.prediction for step in pipeline]
         sums = [one.scores[0] for one in predictions if isinstance(one, Classification)]
         assert sums == [2, 4, 2] and pipeline.telemetry.state_resets == 1
