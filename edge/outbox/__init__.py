@@ -23,6 +23,7 @@ from edge.config import OutboxConfig
 from edge.errors import OutboxError
 from edge.outbox import reserve
 from edge.outbox.batch import Batch, gaps_of, owed_of
+from edge.outbox.cursors import Cursors
 from edge.outbox.journal import Damaged, Journal, set_aside
 from edge.outbox.reserve import Reserve
 from edge.outbox.stock import Account, take_stock
@@ -85,9 +86,6 @@ class Outbox:
             if isinstance(error, OSError):
                 raise OutboxError(f"{folder}: cannot be written: {error.strerror}") from error
             raise
-        self._leased = {sink: Ranges() for sink in sinks}
-        self._refused = {sink: Ranges() for sink in sinks}
-        self._dirty: set[str] = set()
         self._undeleted = True
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
@@ -131,14 +129,14 @@ class Outbox:
             batch.declare(stock.gaps)
             journal.insert(batch.rows)
             self._last_seq = batch.last_seq
-            self._gone = Ranges([*gone, *stock.missing])
-            self._confirmed = {
-                sink: Ranges([*journal.confirmed(sink), *self._gone]) for sink in sinks
-            }
+            self._cursors = Cursors(
+                {sink: journal.confirmed(sink) for sink in sinks},
+                gone=Ranges([*gone, *stock.missing]),
+            )
             if stock.gaps:
                 journal.put("last_seq", self._last_seq)
-                journal.save_confirmed(self._gone)
-                for sink, confirmed in self._confirmed.items():
+                journal.save_confirmed(self._cursors.gone)
+                for sink, confirmed in self._cursors.confirmed.items():
                     journal.save_confirmed(confirmed, sink)
         mark.write(self.epoch, self._last_seq)
         self._reserve(self._last_seq)
@@ -203,38 +201,29 @@ class Outbox:
         confirmation lost in a crash only means a resend.
         """
         with self._lock:
-            confirmed = self._confirmed[sink]
-            before = confirmed.count()
-            for low, high in ranges:
-                low, high = max(low, 1), min(high, self._last_seq)
-                if low <= high:
-                    confirmed.add(low, high)
-            news = confirmed.count() - before
-            if news:
-                self._dirty.add(sink)
-            return news
+            return self._cursors.confirm(sink, ranges, last_seq=self._last_seq)
 
     def refuse(self, sink: str, seq: int) -> None:
         """This sink's receiver will not have this event: it is kept, and not sent to that sink
         again before the next start."""
         with self._lock:
-            self._refused[sink].add(seq, seq)
+            self._cursors.refuse(sink, seq)
 
     def release(self, sink: str) -> None:
         """Give back all leases of a sink: what it has not confirmed will be leased again."""
         with self._committed:
-            self._leased[sink] = Ranges()
+            self._cursors.release(sink)
             self._committed.notify_all()
 
     def depth(self, sink: str) -> int:
         """How many committed events this sink has not confirmed yet."""
         with self._lock:
-            return self._journal.count_outside(self._confirmed[sink])
+            return self._journal.count_outside(self._cursors.confirmed[sink])
 
     def refused(self, sink: str) -> int:
         """How many events this sink's receiver refused since the start."""
         with self._lock:
-            return self._refused[sink].count()
+            return self._cursors.refused(sink)
 
     def count(self, name: str) -> int:
         """Add one to a durable counter (connections) and return it; a disk that will not have it
@@ -335,7 +324,8 @@ class Outbox:
         """Write a group, what must be declared, and the changed cursors; all of it or, when the
         disk refuses (False), nothing."""
         with self._committed:
-            if not (group or self._dirty or self._dropped or self._notices or self._undeleted):
+            changed = self._cursors.dirty or self._dropped or self._notices or self._undeleted
+            if not (group or changed):
                 return True
             batch = self._batch()
             dropped = self._dropped
@@ -354,10 +344,8 @@ class Outbox:
             self._last_seq = batch.last_seq
             self._dropped -= dropped
             self._notices = []
-            for sink in self._confirmed:
-                for low, high in cleared:
-                    self._confirmed[sink].add(low, high)
-            self._dirty.clear()
+            self._cursors.give_up(cleared)
+            self._cursors.dirty.clear()
             self._mark.write(self.epoch, self._last_seq)
             self._committed.notify_all()
             if batch.declares:
@@ -366,7 +354,7 @@ class Outbox:
 
     def _write(self, batch: Batch) -> Ranges:
         """One transaction; returns the seqs that are declared lost, which nobody has to confirm."""
-        journal = self._journal
+        journal, cursors = self._journal, self._cursors
         self._reserve(batch.last_seq)
         with journal.transaction():
             journal.insert(batch.rows)
@@ -378,15 +366,15 @@ class Outbox:
             if batch.rows or batch.declared:
                 journal.put("last_seq", batch.last_seq)
                 journal.put("ticks_s", self.ticks_s())
-            for sink in self._confirmed if len(cleared) else self._dirty:
-                journal.save_confirmed(Ranges([*self._confirmed[sink], *cleared]), sink)
-            waiting = self._confirmed_by_all().minus(self._gone)
+            for sink in cursors.confirmed if len(cleared) else cursors.dirty:
+                journal.save_confirmed(Ranges([*cursors.confirmed[sink], *cleared]), sink)
+            waiting = cursors.by_all().minus(cursors.gone)
             done = waiting.lowest(_DELETED_AT_ONCE)
             if len(done) or len(cleared):
                 journal.delete(done)
-                journal.save_confirmed(Ranges([*self._gone, *cleared, *done]))
+                journal.save_confirmed(Ranges([*cursors.gone, *cleared, *done]))
         self._undeleted = waiting != done
-        self._gone = Ranges([*self._gone, *cleared, *done])
+        cursors.gone = Ranges([*cursors.gone, *cleared, *done])
         return cleared
 
     def _evict(self, batch: Batch) -> Ranges:
@@ -409,14 +397,6 @@ class Outbox:
                 gone = Ranges([*gone, *victims])
         return gone
 
-    def _confirmed_by_all(self) -> Ranges:
-        if not self._confirmed:
-            return self._gone
-        first, *others = self._confirmed.values()
-        for other in others:
-            first = first.common(other)
-        return first
-
     def _reserve(self, seq: int) -> None:
         """Make sure, durably, that numbers up to `seq` may be given. OSError when that fails."""
         if seq < self._reserved:
@@ -431,7 +411,7 @@ class Outbox:
             log.warning("%s: the reserve cannot be written: %s", self._folder, error)
 
     def _write_reserve(self, bound: int) -> None:
-        confirmed = self._confirmed_by_all()
+        confirmed = self._cursors.by_all()
         owed: list[GapData] = []
         for seq, payload in self._journal.declarations():
             if seq in confirmed:
@@ -459,12 +439,9 @@ class Outbox:
             limit,
             above=above,
             upto=self._last_seq if upto is None else upto,
-            passed=[self._confirmed[sink], self._leased[sink], self._refused[sink]],
+            passed=self._cursors.passed(sink),
         )
-        for event in events:
-            self._leased[sink].add(event.seq, event.seq)
-        for seq in damaged:
-            self._leased[sink].add(seq, seq)
+        self._cursors.lease(sink, [*(event.seq for event in events), *damaged])
         if damaged:
             log.error("%s: %d events are damaged and not sent", self._journal.file, len(damaged))
             self._declare_damaged(damaged)
@@ -473,13 +450,9 @@ class Outbox:
     def _declare_damaged(self, damaged: list[int]) -> None:
         """Their bytes are gone: nobody has to confirm them, and the loss is declared."""
         ranges = Ranges((seq, seq) for seq in damaged)
-        fresh = Ranges(
-            span for low, high in ranges for span in self._confirmed_by_all().missing(low, high)
-        )
-        for sink in self._confirmed:
-            for low, high in ranges:
-                self._confirmed[sink].add(low, high)
-            self._dirty.add(sink)
+        fresh = ranges.minus(self._cursors.by_all())
+        self._cursors.give_up(ranges)
+        self._cursors.dirty.update(self._cursors.confirmed)
         if len(fresh):
             self._notices += gaps_of(self.epoch, fresh, "damaged on disk")
             self._notices += self._remembered()

@@ -243,7 +243,7 @@ def test_flipped_bits_are_found_declared_and_never_sent(tmp_path: Path) -> None:
     committed = {e.seq: e.payload for e in outbox.lease("mqtt", 1000, timeout_s=0)}
     epoch = outbox.epoch
     outbox.confirm("mqtt", [(3, 9), (20, 21)])
-    wait_until(lambda: not outbox._dirty)
+    wait_until(lambda: not outbox._cursors.dirty)
     outbox.close()
     acknowledged = {*range(3, 10), 20, 21}
     found = 0
