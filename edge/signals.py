@@ -15,6 +15,7 @@ from types import FrameType
 ECHO_S = 0.3
 """Signals nearer to each other say the same thing: the kernel tells the death of a parent once for
 each of its threads."""
+_AGAIN_S = 0.02
 
 
 def stop_on_signals() -> threading.Event:
@@ -42,6 +43,31 @@ def call_on_signals(action: Callable[[], None]) -> None:
         threading.Thread(target=action, name="stop", daemon=True).start()
 
     _install(handle)
+
+
+def interrupt_between_imports() -> None:
+    """SIGINT raises KeyboardInterrupt, as it does in any Python program, but only after an import.
+
+    Raised in the middle of one it can get lost: where a native module sets itself up, an
+    ImportError comes of it or nothing at all, and the command would go on with the next engine.
+    """
+
+    def handle(_: int, frame: FrameType | None) -> None:
+        if _in_import(frame):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        else:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGINT, handle)
+
+
+def _in_import(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _install(handle: Callable[[int, FrameType | None], None]) -> None:

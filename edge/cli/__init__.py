@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge.errors import ConfigError, EdgeError
+from edge.signals import interrupt_between_imports
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -83,7 +84,7 @@ def main(command: click.Command = edge) -> None:
 def _run(command: click.Command) -> int:
     try:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see __main__
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            interrupt_between_imports()
         # click returns the code of `Exit` here, instead of raising it
         code = command.main(standalone_mode=False)
         return code if isinstance(code, int) else 0

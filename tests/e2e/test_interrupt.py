@@ -80,7 +80,7 @@ def test_demo_is_interrupted(moment_s: float, tmp_path: Path) -> None:
     assert (code == 0 and '"events_missing": 0' in output) or code in BEFORE_IT_RAN
 
 
-@pytest.mark.parametrize("moment_s", _moments(3, 0.9))
+@pytest.mark.parametrize("moment_s", _moments(6, 0.9))
 def test_check_is_interrupted(moment_s: float, tmp_path: Path) -> None:
     waits = '\n[[pipeline]]\nname = "w"\nbundle = "builtin:wrist_activity"\n'
     waits += 'source = { type = "demo-wrist", speed = 0.1 }\n'
