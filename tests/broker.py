@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from needs import need_program
+from server import Server
 
 HOST = "127.0.0.1"
 
@@ -43,7 +44,7 @@ class Tls:
     key: Path
 
 
-class Mosquitto:
+class Mosquitto(Server):
     """A broker that keeps nothing; it can be killed and started again on the same port.
 
     With `users` only these may connect, by password; anonymous clients otherwise.
@@ -59,7 +60,7 @@ class Mosquitto:
     ) -> None:
         self._program = need_program("mosquitto")
         self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__()
         self.port = free_port()
         lines = [
             f"listener {self.port} {HOST}",
@@ -103,28 +104,9 @@ class Mosquitto:
 
         wait_until(listens, what="mosquitto listens")
 
-    def kill(self) -> None:
-        """End it with SIGKILL: what it had not passed on is lost."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait(10)
-
     def log(self) -> str:
         """What it wrote, with one line a packet."""
         return (self._folder / "mosquitto.log").read_text()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()
 
 
 class Subscriber:

@@ -6,7 +6,6 @@ import http.server
 import itertools
 import os
 import random
-import signal
 import socket
 import subprocess
 import threading
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 from broker import HOST, Wire, free_port, wait_until
 from needs import missing, need_program
+from server import Server
 
 from edge.types import Array
 
@@ -43,17 +43,17 @@ def need_gstreamer() -> None:
         )
 
 
-class RtspServer:
+class RtspServer(Server):
     """tests/rtsp_server.py on one port for its whole life, which may have several parts."""
 
     def __init__(self, folder: Path, *, host: str = HOST, inside: str = "", **options: str) -> None:
         need_gstreamer()
+        super().__init__()
         self.port = free_port()
         self._log = folder / f"rtsp-{self.port}.log"
         self._host = host
         self._prefix = [need_program("ip"), "netns", "exec", inside] if inside else []
         self._options = options
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -81,36 +81,8 @@ class RtspServer:
         wait_until(listens, 20, "the RTSP server listens")
         return self
 
-    def stop(self) -> None:
-        """SIGSTOP: it holds its connections and says nothing."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """SIGKILL, whatever it is doing."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait(10)
-
     def _said(self) -> int:
         return self._log.read_text().count("listening") if self._log.exists() else 0
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()
 
 
 def grey(level: int, *, width: int = 64, height: int = 48) -> Array:

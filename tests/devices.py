@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import os
 import pty
-import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from broker import HOST, free_port, wait_until
+from server import Server
 
 
 class Line:
@@ -114,14 +114,14 @@ class Cable:
             pass
 
 
-class ModbusServer:
+class ModbusServer(Server):
     """Unit 1 behind a TCP port of its own, or at one end of a cable; it can be killed, and stopped.
 
     `address` is where a client finds it.
     """
 
     def __init__(self, cable: Cable | None = None) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__()
         if cable is None:
             port = free_port()
             self._arguments = ["tcp", str(port)]
@@ -137,16 +137,6 @@ class ModbusServer:
             stderr=subprocess.DEVNULL,
         )
         wait_until(self._answers, 20, "the Modbus server answers")
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait(10)
 
     def _answers(self) -> bool:
         from pymodbus import ModbusException

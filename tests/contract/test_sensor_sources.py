@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -275,13 +274,7 @@ class TestMqtt(SensorContract):
 
     def test_a_broker_that_hangs_is_lost_where_silence_counts(self, tmp_path: Path) -> None:
         source = self.build(tmp_path, stale_s=0.5, connect_timeout_s=0.5)
-        process = self.server._process
-        assert process is not None
-        lost_and_back(
-            source,
-            lambda: process.send_signal(signal.SIGSTOP),
-            lambda: process.send_signal(signal.SIGCONT),
-        )
+        lost_and_back(source, self.server.stop, self.server.go_on)
         source.close()
 
 
@@ -424,8 +417,8 @@ class TestModbusTcp(SensorContract):
     def test_one_that_hangs_is_lost_too(self, source: Source) -> None:
         lost_and_back(
             source,
-            lambda: self.device.signal(signal.SIGSTOP),
-            lambda: self.device.signal(signal.SIGCONT),
+            self.device.stop,
+            self.device.go_on,
         )
 
 

@@ -32,7 +32,7 @@ from .source_contract import (
 
 
 def pictures(count: int) -> list[Array]:
-    return [grey(20 + 40 * index) for index in range(count)]
+    return [grey(20 + 40 * index % 240) for index in range(count)]
 
 
 def write_video(file: Path, count: int = 4) -> Path:
@@ -218,15 +218,20 @@ class CameraFromAFile(LiveContract):
     library: str
 
     def build(self, folder: Path) -> Source:
-        return make("camera", url=str(write_video(folder / "v.avi", 6)), library=self.library)
+        return self.of(folder, 4000)  # so that its end is not reached while it is looked at
+
+    def of(self, folder: Path, count: int) -> Source:
+        return make("camera", url=str(write_video(folder / "v.avi", count)), library=self.library)
 
     def build_missing(self, folder: Path) -> Source | None:
         return make("camera", url=str(folder / "missing.avi"), library=self.library)
 
-    def test_a_camera_that_was_lost_comes_back(self, source: Source) -> None:
+    def test_a_camera_that_was_lost_comes_back(self, tmp_path: Path) -> None:
+        source = self.of(tmp_path, 6)
         first = next_frame(source)
         wait_until(lambda: source.read(0.05) is None and source.state.state == "lost", 10)
         assert next_frame(source).number > first.number + 1
+        source.close()
 
 
 class TestCameraFromAFileByPyav(CameraFromAFile):
