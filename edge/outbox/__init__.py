@@ -22,13 +22,13 @@ from edge.clock import Clock
 from edge.config import OutboxConfig
 from edge.errors import OutboxError
 from edge.outbox import reserve
-from edge.outbox.batch import Batch, gaps_of, owed_of
+from edge.outbox.batch import Batch, gaps_of
 from edge.outbox.cursors import Cursors
 from edge.outbox.journal import Damaged, Journal, set_aside
-from edge.outbox.reserve import Reserve
+from edge.outbox.keeper import ReserveKeeper
 from edge.outbox.stock import Account, take_stock
 from edge.ranges import Range, Ranges
-from edge.wire import Event, GapData, StoredEvent, decode_event
+from edge.wire import Event, GapData, StoredEvent
 
 LOW, NORMAL, HIGH = 0, 1, 2
 _GROUP = 256
@@ -112,7 +112,6 @@ class Outbox:
         store: a crash in between only declares the same again."""
         journal, mark = self._journal, self._mark
         known = reserve.read(self._folder)
-        self._reserved = known.reserved if known and known.epoch == self.epoch else 0
         gone = journal.confirmed()
         with journal.transaction():
             journal.forget_sinks_but(sinks)
@@ -139,7 +138,8 @@ class Outbox:
                 for sink, confirmed in self._cursors.confirmed.items():
                     journal.save_confirmed(confirmed, sink)
         mark.write(self.epoch, self._last_seq)
-        self._reserve(self._last_seq)
+        self._keeper = ReserveKeeper(self._folder, journal, self._cursors, known=known)
+        self._keeper.cover(self._last_seq)
 
     @property
     def last_seq(self) -> int:
@@ -349,18 +349,18 @@ class Outbox:
             self._mark.write(self.epoch, self._last_seq)
             self._committed.notify_all()
             if batch.declares:
-                self._remember_declarations()
+                self._keeper.remember_declarations()
         return True
 
     def _write(self, batch: Batch) -> Ranges:
         """One transaction; returns the seqs that are declared lost, which nobody has to confirm."""
         journal, cursors = self._journal, self._cursors
-        self._reserve(batch.last_seq)
+        self._keeper.cover(batch.last_seq)
         with journal.transaction():
             journal.insert(batch.rows)
             written = len(batch.rows)
             evicted = self._evict(batch)
-            self._reserve(batch.last_seq)
+            self._keeper.cover(batch.last_seq)
             journal.insert(batch.rows[written:])
             cleared = Ranges([*batch.declared, *evicted])
             if batch.rows or batch.declared:
@@ -370,11 +370,13 @@ class Outbox:
                 journal.save_confirmed(Ranges([*cursors.confirmed[sink], *cleared]), sink)
             waiting = cursors.by_all().minus(cursors.gone)
             done = waiting.lowest(_DELETED_AT_ONCE)
+            gone = cursors.gone
             if len(done) or len(cleared):
                 journal.delete(done)
-                journal.save_confirmed(Ranges([*cursors.gone, *cleared, *done]))
+                gone = Ranges([*gone, *cleared, *done])
+                journal.save_confirmed(gone)
         self._undeleted = waiting != done
-        cursors.gone = Ranges([*cursors.gone, *cleared, *done])
+        cursors.gone = gone
         return cleared
 
     def _evict(self, batch: Batch) -> Ranges:
@@ -396,39 +398,6 @@ class Outbox:
                 batch.declare(gaps_of(self.epoch, victims, "store full"))
                 gone = Ranges([*gone, *victims])
         return gone
-
-    def _reserve(self, seq: int) -> None:
-        """Make sure, durably, that numbers up to `seq` may be given. OSError when that fails."""
-        if seq < self._reserved:
-            return
-        self._write_reserve(seq + reserve.BLOCK)
-
-    def _remember_declarations(self) -> None:
-        """Beside the store too; a disk that will not have it costs only that second place."""
-        try:
-            self._write_reserve(self._reserved)
-        except OSError as error:
-            log.warning("%s: the reserve cannot be written: %s", self._folder, error)
-
-    def _write_reserve(self, bound: int) -> None:
-        confirmed = self._cursors.by_all()
-        owed: list[GapData] = []
-        for seq, payload in self._journal.declarations():
-            if seq in confirmed:
-                continue
-            declared = decode_event(payload).payload if payload is not None else None
-            owed += [declared] if isinstance(declared, GapData) else self._remembered()
-        written = Reserve(
-            epoch=self.epoch, reserved=bound, confirmed=confirmed.hi(), owed=owed_of(owed)
-        )
-        reserve.write(self._folder, written)
-        self._reserved = bound
-
-    def _remembered(self) -> tuple[GapData, ...]:
-        """What was declared in this store and not confirmed by all, as the reserve knows it: for
-        when a declaration may be among what is damaged."""
-        known = reserve.read(self._folder)
-        return known.owed if known is not None and known.epoch == self.epoch else ()
 
     def ticks_s(self) -> int:
         """Seconds that this outbox has been running, over all starts."""
@@ -452,10 +421,9 @@ class Outbox:
         ranges = Ranges((seq, seq) for seq in damaged)
         fresh = ranges.minus(self._cursors.by_all())
         self._cursors.give_up(ranges)
-        self._cursors.dirty.update(self._cursors.confirmed)
         if len(fresh):
             self._notices += gaps_of(self.epoch, fresh, "damaged on disk")
-            self._notices += self._remembered()
+            self._notices += self._keeper.owed()
 
     def _batch(self) -> Batch:
         return Batch(

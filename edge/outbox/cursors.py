@@ -67,6 +67,7 @@ class Cursors:
 
     def give_up(self, ranges: Ranges) -> None:
         """Nobody has to confirm these."""
-        for confirmed in self.confirmed.values():
+        for sink, confirmed in self.confirmed.items():
             for low, high in ranges:
                 confirmed.add(low, high)
+                self.dirty.add(sink)

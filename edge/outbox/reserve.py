@@ -18,7 +18,7 @@ from typing import IO, Annotated, TypeVar
 import msgspec
 
 from edge.errors import OutboxError
-from edge.folders import replace_file
+from edge.folders import free_bytes, replace_file
 from edge.wire import GapData
 
 FILE = "outbox.reserve"
@@ -124,8 +124,7 @@ def keep_ballast(folder: Path, *, scarce: bool = False) -> None:
     is `scarce`, take it all the same, or half of it."""
     file = folder / _BALLAST
     try:
-        disk = os.statvfs(folder)
-        if not scarce and disk.f_bavail * disk.f_frsize < _PLENTY * _BALLAST_BYTES:
+        if not scarce and free_bytes(folder) < _PLENTY * _BALLAST_BYTES:
             return
         if file.exists() and file.stat().st_size == _BALLAST_BYTES:
             return

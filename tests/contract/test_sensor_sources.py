@@ -415,11 +415,7 @@ class TestModbusTcp(SensorContract):
         source.close()
 
     def test_one_that_hangs_is_lost_too(self, source: Source) -> None:
-        lost_and_back(
-            source,
-            self.device.stop,
-            self.device.go_on,
-        )
+        lost_and_back(source, self.device.stop, self.device.go_on)
 
 
 class TestModbusRtu(TestModbusTcp):

@@ -154,6 +154,13 @@ def test_a_row_leaves_only_when_every_sink_has_confirmed_it(
     assert outbox.depth("jsonl") == 2
 
 
+def test_many_rows_leave_a_part_at_a_time(start: Callable[..., Outbox], tmp_path: Path) -> None:
+    outbox = start("mqtt")
+    put(outbox, *map(str, range(2500)))
+    outbox.confirm("mqtt", [(1, 2500)])
+    wait_until(lambda: not stored(tmp_path / "state"))
+
+
 def test_nobody_can_confirm_the_future(start: Callable[..., Outbox]) -> None:
     outbox = start()
     put(outbox, "a")

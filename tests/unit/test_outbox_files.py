@@ -183,6 +183,24 @@ def test_a_spoilt_declaration_is_made_again(tmp_path: Path, harm: str) -> None:
     outbox.close()
 
 
+@pytest.mark.parametrize("harm", ["UPDATE event SET payload = x'00'", "DELETE FROM event"])
+def test_a_spoilt_declaration_of_evicted_events_is_made_again(tmp_path: Path, harm: str) -> None:
+    outbox = open_it(tmp_path, config=OutboxConfig(commit_ms=0, max_mb=0.02))
+    fill(outbox, 200)
+    evicted = Ranges(span for _, ranges, _ in gaps(outbox) for span in ranges)
+    outbox.close()
+    db = sqlite3.connect(tmp_path / "outbox.db")
+    db.execute(f'{harm} WHERE CAST(payload AS TEXT) LIKE \'%"kind":"gap"%\'')
+    db.commit()
+    db.close()
+    outbox = open_it(tmp_path)
+    gaps(outbox)
+    fill(outbox, 1)  # what is found while sending is declared with the next group
+    declared = Ranges(span for _, ranges, _ in gaps(outbox) for span in ranges)
+    assert evicted.count() > 50 and not len(evicted.minus(declared))
+    outbox.close()
+
+
 def test_a_crash_before_the_reserve_is_renewed_only_declares_it_twice(tmp_path: Path) -> None:
     outbox = open_it(tmp_path)
     fill(outbox, 5)
